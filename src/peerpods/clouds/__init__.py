@@ -1,0 +1,1 @@
+"""Clouds: the provider interface, its registry, and one package a provider."""

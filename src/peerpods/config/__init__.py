@@ -1,0 +1,1 @@
+"""Options and their check: flag, then environment, then TOML file, then default."""

@@ -1,0 +1,1 @@
+"""Message and service definitions: our own .proto files and the modules generated from them."""
