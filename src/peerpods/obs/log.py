@@ -37,6 +37,11 @@ def set_sink(sink: Sink) -> None:
     _State.sink = staticmethod(sink)  # type: ignore[assignment]
 
 
+def emit(level: str, event: str, fields: dict[str, Any]) -> None:
+    """Write one line through the sink in force."""
+    _State.sink(level, event, fields)
+
+
 class Logger(Protocol):
     """What rooms use to log."""
 

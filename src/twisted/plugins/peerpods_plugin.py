@@ -1,0 +1,16 @@
+"""twistd finds our services here; their modules are imported only when named."""
+
+from twisted.application.service import ServiceMaker
+
+adaptor = ServiceMaker(
+    "peer pods adaptor", "peerpods.cli.services.adaptor", "Answers the kata shim with VMs of a cloud", "adaptor"
+)
+relay = ServiceMaker(
+    "peer pods relay", "peerpods.cli.services.relay", "Carries each pod's agent calls to its VM", "relay"
+)
+forwarder = ServiceMaker(
+    "peer pods forwarder", "peerpods.cli.services.forwarder", "Guards the agent inside a pod VM", "forwarder"
+)
+agent = ServiceMaker(
+    "peer pods development agent", "peerpods.cli.services.agent", "Runs containers where no kata-agent is", "agent"
+)
