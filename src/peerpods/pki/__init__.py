@@ -1,0 +1,1 @@
+"""Certificates per sandbox, and the TLS contexts of both ends."""
