@@ -18,7 +18,7 @@ import attrs
 
 from peerpods.model import Instance, InstanceSpec
 
-TAG_TOKEN = "peerpods-token"
+TAG_TOKEN = "peerpods-token"  # noqa: S105
 TAG_SANDBOX = "peerpods-sandbox"
 TAG_POD = "peerpods-pod"
 TAG_NAMESPACE = "peerpods-namespace"
@@ -45,7 +45,7 @@ class CreateRequest:
     """One instance to make."""
 
     token: str
-    """Sandbox id and attempt: a second create with an equal token gives the same instance, never a second one."""
+    """Sandbox id and attempt: a second create with an equal token gives the same instance, never another."""
     name: str
     spec: InstanceSpec
     user_data: bytes = attrs.field(repr=False)
@@ -71,7 +71,7 @@ class Provider(Protocol):
         """What this provider can do."""
 
     async def start(self) -> None:
-        """Connect. Called once before any other method but `capabilities`; a failure ends the adaptor's start."""
+        """Connect. Called once, before all methods but `capabilities`; a failure ends the adaptor's start."""
 
     async def stop(self) -> None:
         """Let go of connections and threads; instances stay. Idempotent."""
