@@ -40,8 +40,12 @@ def read_file(path: str) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Mistakes([Mistake("--config", repr(path), f"a TOML file ({error})")]) from None
     wrong = [
-        Mistake(f"[{name}]" if isinstance(value, dict) else name, "this table", "tables " + ", ".join(TABLES),
-                nearest(name, TABLES))
+        Mistake(
+            f"[{name}]" if isinstance(value, dict) else name,
+            "this table",
+            "tables " + ", ".join(TABLES),
+            nearest(name, TABLES),
+        )
         for name, value in document.items()
         if name not in TABLES or not isinstance(value, dict)
     ]
@@ -83,9 +87,7 @@ class Loader:
         except Mistakes as error:
             self.mistakes += error.mistakes
             return None
-        found: Resolved[T] = resolve(
-            settings, flags=flags, environ=self.environ, table=table, table_name=table_name
-        )
+        found: Resolved[T] = resolve(settings, flags=flags, environ=self.environ, table=table, table_name=table_name)
         self.mistakes += found.mistakes
         if found.settings is not None:
             self.report += describe(found.settings, found.origins, table_name)

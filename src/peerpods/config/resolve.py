@@ -107,9 +107,7 @@ def resolve(
             origins[option.flag] = "default"
             if option.required:
                 how = f" or the variable {option.env}" if option.env else ""
-                mistakes.append(
-                    Mistake(f"--{option.flag}", "nothing", f"{option.kind.allowed} (give the flag{how})")
-                )
+                mistakes.append(Mistake(f"--{option.flag}", "nothing", f"{option.kind.allowed} (give the flag{how})"))
             continue
         raw, named, origin = found
         origins[option.flag] = origin

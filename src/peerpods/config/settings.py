@@ -40,9 +40,7 @@ class AdaptorSettings:
         "state-dir", f.path(), "/var/lib/peerpods", "the journal and the sandboxes' keys (root only)"
     )
     relay: str = f.option("relay", f.path(), "/run/peerpod/relay.sock", "the relay's control socket")
-    http: str = f.option(
-        "http", f.http_address(), "127.0.0.1:8000", "where /metrics, /healthz and /readyz are served"
-    )
+    http: str = f.option("http", f.http_address(), "127.0.0.1:8000", "where /metrics, /healthz and /readyz are served")
     probe_port: int = f.option(
         "probe-port",
         f.integer(0, 65535),
@@ -50,7 +48,9 @@ class AdaptorSettings:
         "when not 0, the port of --http (the existing system's name for it)",
         env="PROBE_PORT",
     )
-    node: str = f.option("node", f.text(), "", "this node's name, in tags and logs; the host name if unset", env="NODE_NAME")
+    node: str = f.option(
+        "node", f.text(), "", "this node's name, in tags and logs; the host name if unset", env="NODE_NAME"
+    )
     cluster: str = f.option("cluster", f.text(), "default", "the cluster's name, in tags", env="CLUSTER_ID")
     start_timeout: float = f.option(
         "start-timeout",
@@ -62,12 +62,8 @@ class AdaptorSettings:
     keep_failed: float = f.option(
         "keep-failed", f.seconds(0, 86400), 0.0, "how long a VM that never became ready is kept for a look"
     )
-    vxlan_port: int = f.option(
-        "vxlan-port", f.integer(1, 65535), 4789, "UDP port of the tunnels", env="VXLAN_PORT"
-    )
-    vxlan_min_id: int = f.option(
-        "vxlan-min-id", f.integer(1, 16777215), 555000, "first VNI", env="VXLAN_MIN_ID"
-    )
+    vxlan_port: int = f.option("vxlan-port", f.integer(1, 65535), 4789, "UDP port of the tunnels", env="VXLAN_PORT")
+    vxlan_min_id: int = f.option("vxlan-min-id", f.integer(1, 16777215), 555000, "first VNI", env="VXLAN_MIN_ID")
     host_interface: str = f.option(
         "host-interface",
         f.text("an interface name", r"[^/\s]{0,15}"),
@@ -85,11 +81,13 @@ class RelaySettings:
         "control", f.path(), "/run/peerpod/relay.sock", "the socket the adaptor gives orders on (root only)"
     )
     pods_dir: str = f.option(
-        "pods-dir", f.path(), "/run/peerpod/pods", "one folder per sandbox with its agent socket", env="PODS_DIR"
+        "pods-dir",
+        f.path(),
+        "/run/peerpod/pods",
+        "one folder per sandbox with its agent socket",
+        env="PODS_DIR",
     )
-    http: str = f.option(
-        "http", f.http_address(), "127.0.0.1:8001", "where /metrics, /healthz and /readyz are served"
-    )
+    http: str = f.option("http", f.http_address(), "127.0.0.1:8001", "where /metrics, /healthz and /readyz are served")
     dial_timeout: float = f.option(
         "dial-timeout", f.seconds(0.05, 60), 2.0, "longest time for one attempt to reach a VM"
     )
@@ -130,7 +128,5 @@ class ForwarderSettings:
 class AgentSettings:
     """Flags of the development agent."""
 
-    listen: str = f.option(
-        "listen", f.path(), "/run/kata-containers/agent.sock", "the socket the forwarder dials"
-    )
+    listen: str = f.option("listen", f.path(), "/run/kata-containers/agent.sock", "the socket the forwarder dials")
     log_format: str = f.option("log-format", f.choice("json", "console"), "json", "how log lines look")

@@ -64,7 +64,13 @@ class ServiceOptions(usage.Options):
     service = ""
     tables: tuple[tuple[type[Any], str], ...] = ()
     """(settings class, TOML table)."""
-    optFlags = [("check-config", None, "check the configuration, print the effective values and their origin, and end")]
+    optFlags = [
+        (
+            "check-config",
+            None,
+            "check the configuration, print the effective values and their origin, and end",
+        )
+    ]
     optParameters = [("config", None, "", "configuration file (TOML)", str)]
     takes_file = True
 
@@ -130,8 +136,8 @@ def options_class(
         synopsis = f"twistd -n --pidfile= {service_name} [options]"
 
     if "config" in own:
-        ServiceOptions_parameters = [row for row in ServiceOptions.optParameters if row[0] not in own]
-        Options.optParameters = Options.optParameters + ServiceOptions_parameters
+        rest = [row for row in ServiceOptions.optParameters if row[0] not in own]
+        Options.optParameters = Options.optParameters + rest
     return Options
 
 
