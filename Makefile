@@ -5,7 +5,9 @@ SHELL := /bin/bash
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/peerpods
 PYTHON ?= /usr/bin/python3
 VENV := $(shell PYTHON=$(PYTHON) CACHE=$(CACHE) tools/venv.sh --path)
-export PATH := $(VENV)/bin:$(PATH)
+TOOLS := $(shell CACHE=$(CACHE) tools/setup.sh --tools)
+export PATH := $(VENV)/bin:$(PATH):$(TOOLS)/usr/sbin:$(TOOLS)/usr/bin
+export CACHE
 
 .PHONY: venv print-venv protos lock
 venv:
@@ -19,3 +21,15 @@ protos: venv
 
 lock:
 	tools/lock.sh
+
+# Debian packages, without starting or enabling a service; as root.
+.PHONY: setup image
+setup:
+	@tools/setup.sh
+
+# The pod VM image below $(CACHE); KATA_AGENT, KATA_AGENT_SHA256 and GUEST_COMPONENTS name a kata-agent release.
+image: venv
+	@tools/setup.sh --group base
+	python -m peerpods.image build $(if $(KATA_AGENT),--kata-agent $(KATA_AGENT)) \
+	    $(if $(KATA_AGENT_SHA256),--kata-agent-sha256 $(KATA_AGENT_SHA256)) \
+	    $(if $(GUEST_COMPONENTS),--guest-components $(GUEST_COMPONENTS))
