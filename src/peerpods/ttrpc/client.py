@@ -341,7 +341,7 @@ class Client(Protocol):
             call = self._calls.get(event.stream)
             if call is None:
                 continue
-            if event.stream not in self._core:
+            if not isinstance(event, MessageReceived):  # every other event is a call's last
                 self.drop(event.stream)
             call.event(event)
 
