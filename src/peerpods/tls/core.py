@@ -1,4 +1,4 @@
-"""TLS without I/O: ciphertext in, plaintext out, and the other way round (`ssl.SSLObject`, two memory BIOs)."""
+"""TLS without I/O: ciphertext in, plaintext out, and the other way round, on memory BIOs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ class TlsCore:
     send `outgoing()` afterwards: a handshake step, an alert or a post-handshake message may wait there.
     """
 
-    __slots__ = ("_in", "_object", "_out", "established")
+    __slots__ = ("_closing", "_in", "_object", "_out", "established")
 
     def __init__(self, context: ssl.SSLContext, *, server_side: bool, server_name: str | None = None) -> None:
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
-        self._object = context.wrap_bio(
-            self._in, self._out, server_side=server_side, server_hostname=server_name
-        )
+        self._object = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=server_name)
         self.established = False
+        self._closing = False
 
     def feed(self, data: memoryview | bytes) -> None:
         """Take ciphertext from the peer; at most PIECE bytes at a time keeps the memory small."""
@@ -90,7 +89,10 @@ class TlsCore:
         return self._out.read()
 
     def close(self) -> None:
-        """Tell the peer that nothing follows (close_notify, in `outgoing()`). Reading goes on."""
+        """Tell the peer that nothing follows (close_notify, in `outgoing()`). Reading goes on. Idempotent."""
+        if self._closing:
+            return
+        self._closing = True
         try:
             self._object.unwrap()
         except (ssl.SSLWantReadError, ssl.SSLSyscallError, ssl.SSLZeroReturnError):
