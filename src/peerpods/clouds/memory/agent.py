@@ -1,8 +1,8 @@
-"""A small scripted agent: Health and the AgentService calls of an ordinary pod, with programs that need no kernel.
+"""A small scripted agent: Health, and the AgentService calls of an ordinary pod with programs of no substance.
 
-Programs it plays (first word of the container's or exec's arguments, leading folders ignored): `echo WORDS`, `cat`
-(stdin to stdout until stdin closes), `exit N`, `true`, `false`; anything else, `pause` too, runs until a signal
-ends it. A program ended by signal n gives status 128 + n, as the real agent does.
+Programs it plays (first word of the container's or exec's arguments, leading folders ignored): `echo WORDS`,
+`cat` (stdin to stdout until stdin closes), `exit N`, `true`, `false`; anything else, `pause` too, runs until a
+signal ends it. A program ended by signal n gives status 128 + n, as the real agent does.
 """
 
 from __future__ import annotations
@@ -21,9 +21,19 @@ from peerpods.protocols import health_pb2 as health
 AGENT_SERVICE = "grpc.AgentService"
 HEALTH_SERVICE = "grpc.Health"
 _QUIET = (
-    "CopyFile DestroySandbox UpdateContainer UpdateEphemeralMounts RemoveStaleVirtiofsShareMounts TtyWinResize "
-    "PauseContainer ResumeContainer SetPolicy ReseedRandomDev SetGuestDateTime OnlineCPUMem"
-).split()
+    "CopyFile",
+    "DestroySandbox",
+    "OnlineCPUMem",
+    "PauseContainer",
+    "RemoveStaleVirtiofsShareMounts",
+    "ReseedRandomDev",
+    "ResumeContainer",
+    "SetGuestDateTime",
+    "SetPolicy",
+    "TtyWinResize",
+    "UpdateContainer",
+    "UpdateEphemeralMounts",
+)
 
 
 @attrs.frozen(kw_only=True)

@@ -1,16 +1,16 @@
 """A memory instance's inside: it reads the user data as a VM would and answers agent calls over TLS.
 
-There is no guard and no pod network here: that is the forwarder's work, tried with the provider `netns`. Calls are
-answered by a script; `generic_agent` is the default, `replay.RecordedAgent` gives recorded answers.
+There is no guard and no pod network here: that is the forwarder's work, tried with the provider `netns`. Calls
+are answered by a script; `generic_agent` is the default, `replay.RecordedAgent` gives recorded answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 
 from peerpods.clouds.memory.agent import AgentServices, GenericAgent
 from peerpods.errors import GuestError
@@ -54,15 +54,8 @@ class Guest:
         """Close the port and every connection. Idempotent."""
         listening, self._listening = self._listening, None
         if listening is not None:
-            await _maybe(listening.stopListening())
+            await maybeDeferred(listening.stopListening)
             await self._server.close(0.0)
-
-
-async def _maybe(result: Any) -> None:
-    if isinstance(result, Deferred):
-        await result
-    elif isinstance(result, Awaitable):
-        await result
 
 
 class Guests:

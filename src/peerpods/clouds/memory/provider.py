@@ -132,7 +132,8 @@ class MemoryProvider:
             await deferLater(self._reactor, delay)
             await what(*args)
 
-        Deferred.fromCoroutine(run()).addErrback(lambda f: log.error("memory_guest_failed", error=str(f.value)))
+        failed = lambda f: log.error("memory_guest_failed", error=str(f.value))  # noqa: E731
+        Deferred.fromCoroutine(run()).addErrback(failed)
 
     async def _boot(self, identity: str) -> None:
         record = self.store.records.get(identity)

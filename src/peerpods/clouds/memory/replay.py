@@ -17,11 +17,11 @@ HEADER = 10  # bytes of a ttrpc frame header: length, stream, type, flags
 class RecordedAgent:
     """Answers each (service, method, payload) with what the record has for it, in the record's order.
 
-    Calls that the record leaves open stay open. A call that it does not know gets UNIMPLEMENTED and is kept in
-    `unknown`. One object serves one instance; give `script` to the provider.
+    Calls that the record leaves open stay open. A call that it does not know gets UNIMPLEMENTED and is kept
+    in `unknown`. One object serves one instance; give `script` to the provider.
 
     Args:
-        lines: lines of a recording (JSON): events FRAME (request bytes in hex), REQ (method) and RES (answer bytes).
+        lines: lines of a recording (JSON): events FRAME (request bytes in hex) and RES (answer bytes).
     """
 
     def __init__(self, lines: Iterable[str], peer: str = "agent") -> None:
@@ -59,7 +59,7 @@ class RecordedAgent:
         return AgentServices(services=(), fallback=self.answer)
 
     async def answer(self, ctx: Any, request: Any) -> Any:
-        """One call: the recorded answer, or the method's first one when the payload differs (rewritten calls)."""
+        """One call: the recorded answer, or the method's first one when the payload differs (rewritten)."""
         from peerpods.ttrpc import Code, Response, Status, decode_response
 
         call = (request.service, request.method, bytes(request.payload))

@@ -1,0 +1,1 @@
+"""Provider `libvirt`: QEMU guests through a libvirt daemon, local or remote."""
