@@ -1,0 +1,1 @@
+"""The adaptor: answers the kata shim as a hypervisor would, decides, writes down, and has VMs made and removed."""
