@@ -129,4 +129,7 @@ class AgentSettings:
     """Flags of the development agent."""
 
     listen: str = f.option("listen", f.path(), "/run/kata-containers/agent.sock", "the socket the forwarder dials")
+    state_dir: str = f.option(
+        "state-dir", f.path(), "/run/peerpods-agent", "pulled images and containers' own layers (short: holds sockets)"
+    )
     log_format: str = f.option("log-format", f.choice("json", "console"), "json", "how log lines look")

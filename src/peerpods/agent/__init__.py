@@ -1,0 +1,1 @@
+"""The development agent: the kata agent's service on crun, for machines that can get no kata-agent release."""
