@@ -33,3 +33,37 @@ image: venv
 	python -m peerpods.image build $(if $(KATA_AGENT),--kata-agent $(KATA_AGENT)) \
 	    $(if $(KATA_AGENT_SHA256),--kata-agent-sha256 $(KATA_AGENT_SHA256)) \
 	    $(if $(GUEST_COMPONENTS),--guest-components $(GUEST_COMPONENTS))
+
+# The demo: a real pod in a real VM, in namespaces of its own. As root.
+.PHONY: demo
+demo: setup image
+	@tools/setup.sh --run python -m peerpods.demo --image-dir "$$(python -m peerpods.image path)"
+
+# All checks and tests, as .ci/run runs them.
+.PHONY: test lint type unit
+test: test-setup image lint type unit
+
+.PHONY: test-setup
+test-setup:
+	@tools/setup.sh --group test --soft
+
+lint: venv
+	ruff check --output-format concise src tests bench
+	ruff format --check -q src tests bench
+	lint-imports
+	codespell src tests bench docs tools README.md CONTRIBUTING.md changelog.d
+	python tools/shape.py
+
+type: venv
+	mypy
+
+unit: venv
+	@tools/setup.sh --run python -m pytest -q $(PYTEST_FLAGS)
+
+# Figures against baselines of the same run: a table, and JSON in bench/results/.
+.PHONY: bench
+bench: venv
+	@mkdir -p $(CACHE)/bench
+	for name in ttrpc datapath scale starts forwarder; do
+	    tools/setup.sh --run python bench/$$name.py --json $(CACHE)/bench/$$name.json
+	done
