@@ -121,7 +121,7 @@ async def _collect(reactor: Any, child: Child, fd: int, words: bytearray) -> int
 
 
 def _only_cancelled(failure: Failure) -> None:
-    failure.trap(CancelledError)
+    failure.trap(CancelledError)  # type: ignore[no-untyped-call]
 
 
 async def _pump(reactor: Any, fd: int, words: bytearray) -> None:
