@@ -1,10 +1,10 @@
 """Frames and envelopes: vectors, properties, and equality with the protobuf library."""
 
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from google.protobuf.message import DecodeError
 from peerpods.protocols import ttrpc_pb2 as pb
 from peerpods.ttrpc import (
     HEADER,
@@ -60,9 +60,7 @@ def test_half_close_vector():
     assert encode_frame(5, 3, 5, b"").hex() == "00000000000000050305"
 
 
-frames = st.builds(
-    Frame, st.integers(0, 2**32 - 1), st.integers(0, 255), st.integers(0, 255), st.binary(max_size=300)
-)
+frames = st.builds(Frame, st.integers(0, 2**32 - 1), st.integers(0, 255), st.integers(0, 255), st.binary(max_size=300))
 
 
 @given(st.lists(frames, max_size=8), st.data())
