@@ -20,6 +20,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -274,6 +275,29 @@ class PrivateLibvirt:
                     os.kill(pid, signal.SIGKILL)
 
 
+def main() -> None:
+    """`python -m peerpods.demo.private_libvirt FOLDER`: run one until stdin ends; for fixtures of tests.
+
+    Prints its URI when it is up. A line `restart` on stdin kills the daemons and starts them again, answered by
+    the line `restarted`.
+    """
+    private = PrivateLibvirt(Path(sys.argv[1]), Plan(ipv6="fd88::1/64"))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides, by closing stdin
+    try:
+        private.start()
+    except LocalFailure as error:
+        print(f"error: {error}", flush=True)
+        sys.exit(1)
+    try:
+        print(private.uri, flush=True)
+        for line in sys.stdin:
+            if line.strip() == "restart":
+                private.restart_daemons()
+                print("restarted", flush=True)
+    finally:
+        private.stop()
+
+
 def _binary(name: str) -> str | None:
     return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
@@ -348,3 +372,7 @@ def _mount(source: str, target: str, flags: int, kind: str = "none") -> None:
     if libc.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), None) != 0:
         code = ctypes.get_errno()
         raise LocalFailure(f"cannot mount {source} on {target}: {os.strerror(code)}", remedy="run as root")
+
+
+if __name__ == "__main__":
+    main()

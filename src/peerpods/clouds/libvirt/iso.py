@@ -51,13 +51,12 @@ def _record(name: bytes, sector: int, size: int, *, folder: bool) -> bytes:
 
 
 def _descriptor(label: str, sectors: int) -> bytes:
-    padded = lambda text, size: text.encode("ascii").ljust(size)  # noqa: E731
     table = len(_path_table("<"))
     body = b"".join(
         [
             b"\x01CD001\x01\0",
-            padded("LINUX", 32),
-            padded(label, 32),
+            b"LINUX".ljust(32),
+            label.encode("ascii").ljust(32),
             bytes(8),
             _both32(sectors),
             bytes(32),

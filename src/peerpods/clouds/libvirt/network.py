@@ -7,7 +7,7 @@ none (a plain bridge, or a range in use to the last address), the lease is await
 from __future__ import annotations
 
 import ipaddress
-import xml.etree.ElementTree as ET  # noqa: S405  (libvirt's own XML)
+import xml.etree.ElementTree as ET
 from collections.abc import Collection
 
 import attrs

@@ -68,7 +68,7 @@ class RecordedAgent:
         if queue:
             body = queue.popleft()
             if body is None:
-                await Deferred()
+                return await Deferred()
         else:
             body = self._spare.get(call[:2])
             if body is None:
