@@ -117,6 +117,30 @@ unpack() {
     rm -rf "$scratch"
 }
 
+# In a mount namespace of our own: the tools below /usr, their configuration below /etc, the folders and the user that
+# their packages would have made. What is written to /etc, /var/lib and /var/cache there is gone with the namespace.
+at_usual_paths() { # TOOLS
+    local own name
+    own=$(mktemp -d /run/peerpods-tools.XXXXXX)
+    mount -t tmpfs -o mode=700 peerpods-tools "$own"
+    for name in etc var/lib var/cache; do
+        mkdir -p "$own/$name/upper" "$own/$name/work" "$own/$name/none"
+        mount -t overlay -o \
+            "lowerdir=/$name:$( [ -d "$1/$name" ] && echo "$1/$name" || echo "$own/$name/none"),upperdir=$own/$name/upper,workdir=$own/$name/work" \
+            peerpods-tools "/$name"
+    done
+    mount -t overlay -o "ro,lowerdir=$1/usr:/usr" peerpods-tools /usr
+    for name in libvirt-qemu:64055 libvirt:64056; do
+        grep -q "^${name%:*}:" /etc/group || echo "${name%:*}:x:${name#*:}:" >> /etc/group
+    done
+    grep -q '^kvm:' /etc/group || echo 'kvm:x:64057:' >> /etc/group
+    grep -q '^libvirt-qemu:' /etc/passwd ||
+        echo 'libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin' >> /etc/passwd
+    mkdir -p /etc/libvirt /var/lib/libvirt /var/cache/libvirt
+    umount -l "$own"
+    rmdir "$own"
+}
+
 group=test soft=0
 while [ $# -gt 0 ]; do
     case $1 in
@@ -124,10 +148,15 @@ while [ $# -gt 0 ]; do
     --list) names "$2" "$3"; exit 0 ;;
     --run)
         shift
-        [ -e "$tools/.done" ] && [ "$(id -u)" = 0 ] || exec "$@"
-        # shellcheck disable=SC2016
-        exec unshare --mount --propagation private sh -c \
-            'mount -t overlay -o ro,lowerdir="$0/usr:/usr" peerpods-tools /usr && exec "$@"' "$tools" "$@" ;;
+        if [ -e "$tools/.done" ] && [ "$(id -u)" = 0 ]; then
+            exec unshare --mount --propagation private "$0" --run-inside "$tools" "$@"
+        fi
+        exec "$@" ;;
+    --run-inside)
+        tools=$2
+        shift 2
+        at_usual_paths "$tools"
+        exec "$@" ;;
     --group) group=$2; shift 2 ;;
     --soft) soft=1; shift ;;
     *) say "unknown argument $1"; exit 2 ;;
