@@ -20,7 +20,8 @@ def plain_sink(stream: TextIO | None = None) -> Sink:
     """One JSON object a line, without structlog."""
 
     def write(level: str, event: str, fields: dict[str, Any]) -> None:
-        out = stream or sys.stderr
+        # twistd puts its log in the place of sys.stderr: lines written there would come back to us.
+        out = stream or sys.__stderr__ or sys.stderr
         record = {"time": round(time.time(), 3), "level": level, "event": event, **fields}
         out.write(json.dumps(record, default=str) + "\n")
         out.flush()

@@ -22,7 +22,6 @@ from peerpods.config.fields import options_of
 from peerpods.config.load import Loader, Mistakes, read_file
 from peerpods.config.resolve import nearest
 from peerpods.errors import ConfigError, LocalFailure, PeerPodError
-from peerpods.obs import bridge
 
 
 def die(service: str, lines: Iterable[str], code: int = 2) -> NoReturn:
@@ -119,7 +118,7 @@ class ServiceOptions(usage.Options):
             sys.exit(0)
         parent = cast("dict[str, Any] | None", getattr(self, "parent", None))
         if parent is not None and not parent.get("logfile") and not parent.get("syslog"):
-            parent["logger"] = bridge.twisted_observer
+            parent["logger"] = "peerpods.obs.bridge.twisted_observer"
 
 
 def options_class(
@@ -226,9 +225,9 @@ class Guarded(MultiService):
     def _failed(self, failure: Failure) -> None:
         error = failure.value
         if isinstance(error, (PeerPodError, OSError)):
-            print(f"{self._name}: {error}", file=sys.stderr)
+            print(f"{self._name}: {error}", file=sys.__stderr__)
         else:
-            failure.printTraceback(file=sys.stderr)
+            failure.printTraceback(file=sys.__stderr__)
         _Exit.code = 2 if isinstance(error, ConfigError) else 1
         self._reactor.callLater(0, self._stop)
 
