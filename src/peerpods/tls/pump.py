@@ -38,6 +38,8 @@ LOW = 131072
 """Bytes queued at or below which it is resumed."""
 CLOSE_TIMEOUT = 10.0
 """Longest time, in seconds, that an orderly close may take."""
+JOIN = 16384
+"""Pieces up to this many bytes in all are joined before they are sent."""
 _IOV = 64
 _RECEIVED = memoryview(bytearray(READ))
 """Shared by all sockets of the process: it is used and emptied within one turn."""
@@ -125,8 +127,13 @@ class Pump:
             self._send(data)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
-        """As one `write` of the joined pieces."""
-        self.write(b"".join(data))
+        """As one `write` of the joined pieces; large ones are not copied."""
+        pieces = data if isinstance(data, list) else list(data)
+        total = sum(map(len, pieces))
+        if total <= JOIN or self._queue or self._half_closing or len(pieces) > _IOV:
+            self.write(b"".join(pieces))
+        elif self.phase is Phase.OPEN:
+            self._send_pieces(pieces)
 
     def loseConnection(self) -> None:
         """End in order: what was written goes out first. The protocol hears of it in a later turn."""
@@ -280,8 +287,7 @@ class Pump:
 
     def _send(self, data: bytes | memoryview) -> None:
         if self._queue:
-            self._queue.append(data)
-            self.queued += len(data)
+            self._send_later(data)
         else:
             try:
                 sent = self.socket.send(data)
@@ -292,9 +298,32 @@ class Pump:
                 return
             if sent == len(data):
                 return
-            self._queue.append(memoryview(data)[sent:])
-            self.queued += len(data) - sent
-            self._write_more()
+            self._send_later(memoryview(data)[sent:])
+        self._check_queue()
+
+    def _send_pieces(self, pieces: list[bytes]) -> None:
+        """With an empty queue: send what the socket takes, queue the rest."""
+        try:
+            sent = self.socket.sendmsg(pieces)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._lose_soon(self._lost_by(error))
+            return
+        for piece in pieces:
+            if sent >= len(piece):
+                sent -= len(piece)
+            else:
+                self._send_later(memoryview(piece)[sent:])
+                sent = 0
+        self._check_queue()
+
+    def _send_later(self, data: bytes | memoryview) -> None:
+        self._queue.append(data)
+        self.queued += len(data)
+        self._write_more()
+
+    def _check_queue(self) -> None:
         if self.queued > HIGH and self.producer is not None and not self._producer_paused:
             self._producer_paused = True
             self.producer.pauseProducing()

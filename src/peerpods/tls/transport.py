@@ -63,6 +63,7 @@ def connect_tls(
     protocol_factory: Any,
     timeout: float,
     verify_peer: Callable[[bytes], None] | None = None,
+    connect_timeout: float | None = None,
 ) -> Deferred[Any]:
     """Connect, shake hands, check the peer, then connect a protocol.
 
@@ -71,6 +72,7 @@ def connect_tls(
         server_name: sent as SNI; the check of the name is `verify_peer`'s.
         protocol_factory: a callable without arguments, or a Twisted factory.
         timeout: seconds for all of it.
+        connect_timeout: seconds for the TCP connect alone, when shorter.
         verify_peer: gets the peer's certificate (DER) before a byte of ours follows; raises LinkError to refuse.
 
     Returns:
@@ -79,7 +81,7 @@ def connect_tls(
         a refusal comes to `connectionLost` as a LinkError.
     """
     attempt = _Connector(reactor, host, port, context, server_name, protocol_factory, timeout, verify_peer)
-    attempt.start()
+    attempt.start(timeout if connect_timeout is None else min(timeout, connect_timeout))
     return attempt.result
 
 
@@ -110,7 +112,7 @@ class _Connector:
         self._timer: Any = None
         self._ended = False
 
-    def start(self) -> None:
+    def start(self, connect_timeout: float) -> None:
         """Begin; the result fires later, or already has on an immediate failure."""
         try:
             flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
@@ -126,7 +128,7 @@ class _Connector:
         if number not in (0, errno.EINPROGRESS):
             self._fail(connect_error(number, self.host, self.port))
             return
-        self._timer = self.reactor.callLater(self.timeout, self._expired)
+        self._timer = self.reactor.callLater(connect_timeout, self._expired, connect_timeout)
         self.reactor.addWriter(self)
 
     def fileno(self) -> int:
@@ -174,10 +176,10 @@ class _Connector:
         if not self.result.called:
             self.result.callback(protocol)
 
-    def _expired(self) -> None:
+    def _expired(self, timeout: float) -> None:
         self._fail(
             LinkError(
-                f"no answer from {self.host} port {self.port} within {self.timeout:g} s",
+                f"no answer from {self.host} port {self.port} within {timeout:g} s",
                 kind=LinkFailure.TIMEOUT,
                 remedy=f"TCP {self.port} from the node to the VM may be closed by a security group",
             )

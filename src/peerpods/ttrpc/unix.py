@@ -91,6 +91,14 @@ def _bind(path: str, mode: int, backlog: int) -> socket.socket:
     return listening
 
 
+def bind_unix(path: str, mode: int = 0o600, backlog: int = 128) -> socket.socket:
+    """A listening socket for who accepts by itself, in a folder where nobody else starts. Errors as `listen_unix`."""
+    if len(os.fsencode(path)) > MAX_PATH:
+        raise OSError(errno.ENAMETOOLONG, f"a socket path may have {MAX_PATH} bytes", path)
+    _clear(path)
+    return _bind(path, mode, backlog)
+
+
 async def _listen(reactor: Any, path: str, factory: Factory, mode: int, backlog: int) -> IListeningPort:
     if len(os.fsencode(path)) > MAX_PATH:
         raise OSError(errno.ENAMETOOLONG, f"a socket path may have {MAX_PATH} bytes", path)

@@ -1,0 +1,1 @@
+"""The relay: each pod's agent socket, the link to its VM, and the frames between them."""
