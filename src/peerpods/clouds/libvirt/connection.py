@@ -13,11 +13,12 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import libvirt
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from peerpods.clouds.libvirt.failures import connection_lost, to_cloud_error
+from peerpods.errors import CloudError, CloudFailure
 from peerpods.obs.log import get_logger
 
 log = get_logger("clouds.libvirt")
@@ -57,13 +58,16 @@ class Lane:
         self._reactor = reactor
         self._uri = uri
         self._on_open = on_open
-        self._pool = ThreadPool(1, 1, name=f"libvirt-{name}")
+        self._name = f"libvirt-{name}"
+        self._pool: Any = None
         self._conn: Any = None
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread; again after a stop too."""
         start_event_loop()
-        self._pool.start()
+        if self._pool is None:
+            self._pool = ThreadPool(1, 1, name=self._name)
+            self._pool.start()
 
     def run(
         self, doing: str, function: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs
@@ -94,14 +98,17 @@ class Lane:
                     self._thd_drop()
                 raise to_cloud_error(error, doing) from error
 
+        if self._pool is None:
+            text = f"{doing}: the provider is not running"
+            return fail(CloudError(text, kind=CloudFailure.RETRYABLE))
         return deferToThreadPool(self._reactor, self._pool, call)
 
     async def stop(self) -> None:
         """Close the connection and end the thread; waits for a call that runs."""
-        if not self._pool.started or self._pool.joined:
-            return
-        await deferToThreadPool(self._reactor, self._pool, self._thd_drop)
-        self._pool.stop()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await deferToThreadPool(self._reactor, pool, self._thd_drop)
+            pool.stop()
 
     def _thd_connection(self) -> Any:
         if self._conn is not None and not self._conn.isAlive():

@@ -80,7 +80,7 @@ class LibvirtProvider:
         self._calls.start()
         self._ends.start()
         await shield(self._calls.run(f"connecting to {self.settings.uri}", ops._thd_nothing))
-        if is_local(self.settings.uri):
+        if self._running and is_local(self.settings.uri):
             self._consoles.start(CONSOLE_STEP, now=False).addErrback(
                 lambda f: log.error("console_guard_ended", error=str(f.value))
             )
