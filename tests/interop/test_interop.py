@@ -40,6 +40,9 @@ async def test_their_client_our_server(peer, tmp_path):
     count(len(results))
 
 
+RUST_UNKNOWN = (3, 12)  # versions of the crate differ in what they answer to a service or method they do not have
+
+
 async def text(client, method, value, **options):
     return (await client.call(NAME, method, StringValue(value=value), StringValue, **options)).value
 
@@ -75,14 +78,15 @@ async def status(client, name):
 
 async def unknown_method(client, name):
     code, words = await fails(text(client, "Nope", ""))
-    assert code == 12
-    assert name == "rust" or words == "method Nope"
+    if name == "rust":
+        assert code in RUST_UNKNOWN, words
+    else:
+        assert (code, words) == (12, "method Nope")
 
 
 async def unknown_service(client, name):
     code, words = await fails(client.call_raw("no.Such", "Echo", b""))
-    # The Rust server of this version has one answer for both.
-    assert code in ((3, 12) if name == "rust" else (12,)), words
+    assert code in (RUST_UNKNOWN if name == "rust" else (12,)), words
 
 
 async def junk_payload(client, name):
