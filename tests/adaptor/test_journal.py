@@ -13,8 +13,8 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
-from peerpods.adaptor.journal import FILE, GONE_KEPT, Journal, Secrets, read_offline
-from peerpods.adaptor.sandbox import Sandbox
+from peerpods.adaptor.journal import FILE, GONE_KEPT, Journal, read_offline
+from peerpods.adaptor.sandbox import Sandbox, Secrets
 from peerpods.errors import LocalFailure
 from peerpods.model import Instance, Phase, PodNetwork, Route, SandboxId
 

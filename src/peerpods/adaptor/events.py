@@ -6,7 +6,7 @@ import enum
 
 import attrs
 
-from peerpods.adaptor.sandbox import Problem, Sandbox
+from peerpods.adaptor.sandbox import Problem, Sandbox, Secrets
 from peerpods.model import Instance
 
 
@@ -25,6 +25,8 @@ class CreateRequested(Event):
     digest: str
     draft: Sandbox | None
     """The record to begin with; None when the id was known, so that no facts were gathered."""
+    secrets: Secrets | None = attrs.field(default=None, repr=False)
+    """Written down together with the draft."""
 
 
 @attrs.frozen(kw_only=True)

@@ -18,7 +18,7 @@ import attrs
 import msgspec
 from twisted.internet.defer import Deferred
 
-from peerpods.adaptor.sandbox import Sandbox
+from peerpods.adaptor.sandbox import Sandbox, Secrets
 from peerpods.errors import LocalFailure
 from peerpods.model import Phase, SandboxId
 
@@ -37,16 +37,6 @@ CREATE TABLE sandboxes (id TEXT PRIMARY KEY, gone INTEGER NOT NULL, changed REAL
 CREATE TABLE secrets (
   id TEXT PRIMARY KEY REFERENCES sandboxes ON DELETE CASCADE, keys TEXT NOT NULL, initdata TEXT NOT NULL);
 """
-
-
-@attrs.frozen(kw_only=True)
-class Secrets:
-    """What a sandbox's record may not hold."""
-
-    keys: str = attrs.field(repr=False)
-    """`SandboxKeys.to_json()`."""
-    initdata: str = attrs.field(default="", repr=False)
-    """Plain TOML, or empty."""
 
 
 @attrs.frozen

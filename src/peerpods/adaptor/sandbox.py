@@ -36,6 +36,16 @@ class Problem:
 
 
 @attrs.frozen(kw_only=True)
+class Secrets:
+    """What a sandbox's record may not hold."""
+
+    keys: str = attrs.field(repr=False)
+    """`SandboxKeys.to_json()`."""
+    initdata: str = attrs.field(default="", repr=False)
+    """Plain TOML, or empty."""
+
+
+@attrs.frozen(kw_only=True)
 class Sandbox:
     """One sandbox. Changed only by `lifecycle.decide`; equal records are equal in the journal."""
 
