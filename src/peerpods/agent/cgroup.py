@@ -7,8 +7,6 @@ from pathlib import Path
 
 import attrs
 
-from peerpods.agent import kernel
-from peerpods.errors import GuestError
 from peerpods.protocols import agent_pb2
 
 ROOT = Path("/sys/fs/cgroup")
@@ -49,25 +47,19 @@ def detect(root: Path = ROOT) -> Cgroups:
     return Cgroups(version=1, controllers=frozenset(present), root=root)
 
 
-def hide_hybrid(root: Path = ROOT) -> bool:
-    """Cover the v2 tree that a hybrid host mounts beside v1: crun refuses to work with both.
+COVER = 'mount -t tmpfs -o size=64k none "$0" && exec "$@"'
 
-    Only in a mount namespace of our own, so that the host never notices. True when something was covered.
 
-    Raises:
-        GuestError: on a hybrid host, in the host's own mount namespace.
+def crun_prefix(root: Path = ROOT) -> list[str]:
+    """Words before a crun command that make it work here; usually none.
+
+    crun refuses a host that mounts a v2 tree beside v1 (systemd's hybrid). There each run of it gets a mount
+    namespace of its own in which that tree is covered: nobody else notices. The VM is never such a place.
     """
     unified = root / "unified"
     if not (unified / "cgroup.procs").exists():
-        return False
-    if kernel.in_initial_mount_namespace():
-        raise GuestError(
-            "this machine mounts cgroup v1 and v2 side by side, which crun refuses",
-            remedy="start the agent in a mount namespace of its own, or boot with one cgroup version",
-        )
-    kernel.mount("none", str(root), "none", kernel.MS_PRIVATE | kernel.MS_REC)
-    kernel.mount("tmpfs", str(unified), "tmpfs", 0, "size=64k,mode=755")
-    return True
+        return []
+    return ["unshare", "--mount", "--propagation", "slave", "sh", "-c", COVER, str(unified)]
 
 
 def _number(file: Path) -> int:

@@ -17,6 +17,7 @@ from peerpods.agent import cgroup, spec
 from peerpods.agent.cgroup import Cgroups
 from peerpods.agent.crun import Crun, write_json
 from peerpods.agent.process import Process, with_pipes, with_terminal
+from peerpods.agent.wait import reap_strays
 from peerpods.errors import NotFound, Refused
 from peerpods.protocols import oci_pb2
 
@@ -184,6 +185,7 @@ class Container:
             await self.resume()
         if self._init is not None and self._init.child.status is None:
             self.signal("", signal.SIGKILL)
+            reap_strays()
             await self._ended(self._init)
         await self._forget()
 

@@ -6,12 +6,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import CancelledError
+
 from peerpods.agent.command import CommandFailed, CommandTimeout, run, spawn
 from peerpods.agent.spec import Json
-from peerpods.agent.wait import Child
+from peerpods.agent.wait import Child, adoption, reap_strays
 from peerpods.errors import GuestError
 
 SECONDS = 55.0
@@ -21,13 +24,15 @@ SECONDS = 55.0
 class Crun:
     """crun with its state below one folder."""
 
-    def __init__(self, reactor: Any, state: Path, *, cgroups: bool) -> None:
+    def __init__(self, reactor: Any, state: Path, *, cgroups: bool, prefix: Sequence[str] = ()) -> None:
         self._reactor = reactor
+        self._prefix = list(prefix)
         self._root = state / "crun"
         self._manager = "cgroupfs" if cgroups else "disabled"
 
-    def _argv(self, *words: str) -> list[str]:
-        return ["crun", "--root", str(self._root), f"--cgroup-manager={self._manager}", *words]
+    def _argv(self, *words: str, options: Sequence[str] = ()) -> list[str]:
+        own = ["crun", "--root", str(self._root), f"--cgroup-manager={self._manager}", *options]
+        return [*self._prefix, *own, *words]
 
     async def _run(self, *words: str) -> None:
         try:
@@ -43,29 +48,37 @@ class Crun:
         """
         words_file = pid_file.with_suffix(".log")
         verb, *rest = words
-        argv = self._argv()
-        argv.insert(1, f"--log={words_file}")
-        argv += [verb, "--pid-file", str(pid_file), *rest]
+        argv = self._argv(verb, "--pid-file", str(pid_file), *rest, options=[f"--log={words_file}"])
+        try:
+            with adoption():
+                status = await self._until_end(argv, fds)
+                # The new process is ours since crun has ended (we are its subreaper), alive or not yet reaped.
+                if status == 0:
+                    return Child(self._reactor, int(pid_file.read_text()))
+            reap_strays()
+            said = words_file.read_text(errors="replace") if words_file.exists() else ""
+            raise GuestError(f"crun {verb}: {_last_line(said) or f'status {status}'}")
+        finally:
+            words_file.unlink(missing_ok=True)
+            pid_file.unlink(missing_ok=True)
+
+    async def _until_end(self, argv: list[str], fds: tuple[int, int, int]) -> int:
+        """Run crun; its status. A cancelled or overlong run is killed."""
         stdin, stdout, stderr = fds
         crun = Child(self._reactor, spawn(argv, stdin=stdin, stdout=stdout, stderr=stderr))
         timer = self._reactor.callLater(SECONDS, crun.kill, signal.SIGKILL)
         try:
             status = await crun.wait()
+        except CancelledError:
+            crun.kill(signal.SIGKILL)
+            raise
         finally:
             in_time = timer.active()
             if in_time:
                 timer.cancel()
-            said = words_file.read_text(errors="replace") if words_file.exists() else ""
-            words_file.unlink(missing_ok=True)
         if not in_time:
-            raise CommandTimeout(f"crun {verb} did not end within {SECONDS:.0f} s and was stopped")
-        if status != 0:
-            raise GuestError(f"crun {verb}: {_last_line(said) or f'status {status}'}")
-        try:
-            # The new process is ours since crun has ended (we are its subreaper), alive or not yet reaped.
-            return Child(self._reactor, int(pid_file.read_text()))
-        finally:
-            pid_file.unlink(missing_ok=True)
+            raise CommandTimeout(f"crun did not end within {SECONDS:.0f} s and was stopped")
+        return status
 
     def create_words(self, container_id: str, bundle: Path, console: str | None) -> list[str]:
         """Arguments for `launch` that create a container from a bundle."""

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
-MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000  # linux/mount.h
+MS_BIND, MS_REC = 0x1000, 0x4000  # linux/mount.h
 MNT_DETACH = 2
 CLONE_NEWUTS, CLONE_NEWIPC = 0x04000000, 0x08000000  # linux/sched.h
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -75,14 +75,6 @@ def mounts_below(folder: str) -> list[str]:
 def become_subreaper() -> None:
     """Containers whose starter (crun) has ended become our children, so that we learn their exit status."""
     _check(_libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "PR_SET_CHILD_SUBREAPER")
-
-
-def in_initial_mount_namespace() -> bool:
-    """Whether this process shares the mount namespace of process 1 (true too when that cannot be read)."""
-    try:
-        return Path("/proc/1/ns/mnt").readlink() == Path("/proc/self/ns/mnt").readlink()
-    except OSError:
-        return True
 
 
 def _thd_pin_namespaces(hostname: str, uts: str, ipc: str, failures: list[OSError]) -> None:

@@ -16,12 +16,13 @@ from peerpods.agent.crun import Crun
 from peerpods.agent.oom import OomQueue
 from peerpods.agent.process import Process
 from peerpods.agent.pull import ImageStore
+from peerpods.agent.wait import reap_strays
 from peerpods.errors import AlreadyExists, GuestError, NotFound, OutOfOrder, Refused
 from peerpods.obs.log import get_logger
 from peerpods.protocols import agent_pb2
 
 CONTAINERS_MAX = 256
-OOM_LOOK_SECONDS = 2.0
+LOOK_SECONDS = 2.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,255}")
 log = get_logger("agent")
 
@@ -37,7 +38,7 @@ class Sandbox:
         self._keep = keep
         self._tools = Tools(
             reactor=reactor,
-            crun=Crun(reactor, state, cgroups=cgroups.version > 0),
+            crun=Crun(reactor, state, cgroups=cgroups.version > 0, prefix=cgroup.crun_prefix()),
             cgroups=cgroups,
             state=state,
         )
@@ -71,7 +72,7 @@ class Sandbox:
         kernel.pin_namespaces(request.hostname or "localhost", str(folder / "uts"), str(folder / "ipc"))
         for wanted in request.storages:
             await self._add_storage(wanted)
-        self._reactor.callLater(OOM_LOOK_SECONDS, self._look_for_oom, self._id)
+        self._reactor.callLater(LOOK_SECONDS, self._look_around, self._id)
 
     async def _wipe(self, base: str) -> None:
         Path(base).mkdir(parents=True, exist_ok=True)
@@ -216,13 +217,14 @@ class Sandbox:
         if container.place.cgroup:
             self.oom.look(container.id, lambda: cgroup.oom_kills(self._cgroups, container.place.cgroup))
 
-    def _look_for_oom(self, sandbox_id: str) -> None:
+    def _look_around(self, sandbox_id: str) -> None:
         """Every two seconds while the pod lives: a kill that does not end a container is told too."""
         if self._id != sandbox_id or not sandbox_id:
             return
         for container in list(self._containers.values()):
             self._look_at(container)
-        self._reactor.callLater(OOM_LOOK_SECONDS, self._look_for_oom, sandbox_id)
+        reap_strays()
+        self._reactor.callLater(LOOK_SECONDS, self._look_around, sandbox_id)
 
 
 def need_root(path: str, container_id: str) -> None:

@@ -43,8 +43,6 @@ class AgentService(Service):
 
     async def _start(self) -> None:
         kernel.become_subreaper()
-        if cgroup.hide_hybrid():
-            log.info("cgroup_v2_hidden", reason="crun takes one cgroup version; v1 is used")
         cgroups = cgroup.detect()
         if cgroups.version == 0:
             log.warning("cgroups_unusable", consequence="containers run without limits and figures")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -94,6 +96,40 @@ def exit_status(result: Any) -> int:
     return 128 + int(result.si_status)
 
 
+_watched: set[int] = set()
+"""Children that have a `Child`; process ids, of this process."""
+_adoptions = 0
+
+
+@contextmanager
+def adoption() -> Iterator[None]:
+    """While a tool runs that leaves us a process: nothing is reaped that has no `Child` yet."""
+    global _adoptions
+    _adoptions += 1
+    try:
+        yield
+    finally:
+        _adoptions -= 1
+
+
+def reap_strays() -> None:
+    """Reap children that nobody waits for: what a failed exec, or a tool that ended early, left to its subreaper.
+
+    A zombie inside a container's pid namespace would keep the container's first process from ending.
+    """
+    if _adoptions:
+        return
+    for file in Path("/proc/self/task").glob("*/children"):
+        try:
+            pids = [int(word) for word in file.read_text().split()]
+        except OSError:
+            continue  # the thread has ended
+        for pid in pids:
+            if pid not in _watched:
+                with suppress(ChildProcessError):
+                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+
+
 class Child:
     """A child process (our own, or adopted as its subreaper), from now to its end.
 
@@ -103,6 +139,7 @@ class Child:
 
     def __init__(self, reactor: Any, pid: int) -> None:
         self.pid = pid
+        _watched.add(pid)
         self.status: int | None = None
         self._waiters: list[Deferred[int]] = []
         self.pidfd = os.pidfd_open(pid)
@@ -114,6 +151,7 @@ class Child:
             self.status = exit_status(result)
         except ChildProcessError:
             self.status = 255  # not our child: its end is known, its status is not
+        _watched.discard(self.pid)
         os.close(self.pidfd)
         self.pidfd = -1
         waiters, self._waiters = self._waiters, []
