@@ -244,6 +244,39 @@ def test_fallback_forwards_undecoded():
     assert side.feed(request(3, "M")) == [(3, 12, "method M")]
 
 
+def test_a_fallback_that_gives_no_response_and_handlers_that_are_no_coroutines():
+    later = Deferred()
+
+    def fails(ctx, asked):
+        raise StatusError(Status(9, "at once"))
+
+    side = ServerSide({"Later": lambda ctx, asked: later, "Fails": fails}, fallback=lambda ctx, asked: None)
+    assert side.feed(request(1, "M", service="far.Away"))[0][:2] == (1, 13)
+    assert side.feed(request(3, "Fails")) == [(3, 9, "at once")]
+    assert side.feed(request(5, "Later")) == []
+    later.callback(VersionResponse(version="l"))
+    assert side.frames() == [(5, 0, message("l"))]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_bytes_never_hurt_another_connection(seed):
+    import random
+
+    chance = random.Random(seed)
+    side = ServerSide({"Echo": echo, "Chat": chatty([])})
+    other, transport, _ = side.connect()
+    for _ in range(60):
+        kind, size = chance.randrange(5), chance.randrange(40)
+        body = chance.randbytes(size)
+        if kind == 0:
+            body = request(1, chance.choice(["Echo", "Chat", "x"]), body)[10:]
+        frame = encode_frame(chance.randrange(12), chance.randrange(5), chance.randrange(8), body)
+        side.feed(frame if kind < 4 else bytes(frame[:4]) + chance.randbytes(6) + body)
+    assert not side.transport.disconnecting
+    other.dataReceived(request(1, "Echo", message("alive")))
+    assert b"alive" in transport.value()
+
+
 # Streams
 
 

@@ -269,14 +269,14 @@ class ServerConnection(Protocol):
         if call.done:
             return
         method = call.method
-        if method is None:
-            answer = result
-        elif method.kind in ("server_stream", "bidi"):
+        if method is not None and method.kind in ("server_stream", "bidi"):
             self._close_call(stream, Code.OK)
             self._core.finish(stream)
             self._flush()
             return
-        elif isinstance(result, method.response or Message):
+        if method is None and isinstance(result, Response):
+            answer = result
+        elif method is not None and isinstance(result, method.response or Message):
             answer = Response(None, result.SerializeToString())
         else:
             text = f"the handler of {call.context.method} gave a {type(result).__name__} for an answer"

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 import attrs
 from google.protobuf.message import Message
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IAddress, IReactorTime
 
 from peerpods.ttrpc.status import Code, Status, StatusError
@@ -100,13 +101,9 @@ Fallback = Callable[[CallContext, Any], Awaitable[Any]]
 
 def default_map_error(error: BaseException) -> Status:
     """The status of an error for which a server was given no mapping of its own."""
-    from asyncio import CancelledError as AioCancelledError
-
-    from twisted.internet.defer import CancelledError
-
     if isinstance(error, StatusError):
         return error.status
-    if isinstance(error, (CancelledError, AioCancelledError)):
+    if isinstance(error, CancelledError):
         return Status(Code.CANCELLED, "context canceled")
     if isinstance(error, FileNotFoundError):
         return Status(Code.NOT_FOUND, str(error))
