@@ -23,22 +23,21 @@ REMEMBERED_GAPS = 1024  # skipped ids below the highest seen that may still be u
 
 
 class Shape(enum.Enum):
-    """Which sides of a call may send more than one message."""
+    """Which sides of a call may send more than one message.
+
+    Attributes:
+        client_streams: the client's messages come in data frames.
+        server_streams: the server's messages go in data frames.
+    """
 
     UNARY = "unary"
     SERVER_STREAM = "server_stream"
     CLIENT_STREAM = "client_stream"
     BIDI = "bidi"
 
-    @property
-    def client_streams(self) -> bool:
-        """Whether the client's messages come in data frames."""
-        return self in (Shape.CLIENT_STREAM, Shape.BIDI)
-
-    @property
-    def server_streams(self) -> bool:
-        """Whether the server's messages go in data frames."""
-        return self in (Shape.SERVER_STREAM, Shape.BIDI)
+    def __init__(self, kind: str) -> None:
+        self.client_streams = kind in ("client_stream", "bidi")
+        self.server_streams = kind in ("server_stream", "bidi")
 
 
 class CallStarted(NamedTuple):
@@ -234,9 +233,10 @@ class ServerCore(_Core):
             # A closing frame with an empty body is only a close: Go peers put no message there.
             message = bool(frame.body) or not frame.flags & _CLOSED
             if message and not state.receiving:
-                text = "data for a stream that takes none" if state.shape.client_streams is False else ""
-                status = Status(Code.INVALID_ARGUMENT, text or "data after the end of the client's stream")
-                self._abort(stream, status, events)
+                text = "data after the end of the client's stream"
+                if not state.shape.client_streams:
+                    text = "data for a stream that takes none"
+                self._abort(stream, Status(Code.INVALID_ARGUMENT, text), events)
                 return
             if message:
                 events.append(MessageReceived(stream, frame.body))
