@@ -28,6 +28,7 @@ class Transport(StringTransport):
     def __init__(self):
         super().__init__()
         self.writes = []
+        self.aborted = False
 
     def write(self, data):
         self.writes.append(data)

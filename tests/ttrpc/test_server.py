@@ -426,6 +426,19 @@ def test_a_client_that_does_not_read_is_not_read_and_senders_wait():
     assert side.transport.producerState == "producing"
 
 
+def test_what_is_kept_for_a_client_that_does_not_read_is_bounded():
+    hang = Hang()
+    side = ServerSide({"Hang": hang})
+    side.feed(*(request(1 + 2 * i, "Hang") for i in range(20)))
+    side.connection.pauseProducing()
+    for waiter in hang.waiting[:16]:
+        waiter.callback("x" * (4_000_000))
+    assert not side.transport.aborted
+    for waiter in hang.waiting[16:]:
+        waiter.callback("x" * (4_000_000))
+    assert side.transport.aborted
+
+
 def test_an_oversized_message_fails_in_the_handler():
     async def big(ctx, asked, send):
         with pytest.raises(StatusError) as caught:

@@ -30,6 +30,7 @@ from peerpods.ttrpc.status import DEADLINE, Code, ConnectionClosed, Status, Stat
 
 log = Logger()
 _ids = itertools.count(1)
+MAX_UNSENT = 64 << 20  # bytes of answers kept for a client that does not read; then its connection is cut
 CLOSE_WAIT = 1.0  # seconds for the peer to take what is written before the connection is cut
 
 
@@ -78,6 +79,7 @@ class ServerConnection(Protocol):
         self._core = ServerCore(server.route, server.max_in_flight)
         self._calls: dict[int, _Call] = {}
         self._receiving = False
+        self._unsent = 0
         self._flow: Flow
         self._gone: Deferred[None] = Deferred()
 
@@ -146,6 +148,7 @@ class ServerConnection(Protocol):
 
     def resumeProducing(self) -> None:
         """The client reads again."""
+        self._unsent = 0
         self._flow.release("writes")
         self._flow.unchoke()
 
@@ -159,6 +162,11 @@ class ServerConnection(Protocol):
             data = self._core.take()
             if data:
                 self.transport.write(data)
+                if self._flow.choked:
+                    self._unsent += len(data)
+                    if self._unsent > MAX_UNSENT:
+                        log.error("client {id} does not read its answers: its connection is cut", id=self.id)
+                        self.abort()
 
     def _act(self, event: ServerEvent) -> None:
         if isinstance(event, CallStarted):
