@@ -83,13 +83,13 @@ class ForwarderService(Service):
             raise LocalFailure(
                 f"cannot listen on {settings.listen}: {error.strerror or error}", remedy="choose another --listen"
             ) from None
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]
         ready.mark(NAME)
         _log.info("ready", pod=apf.pod_name, namespace=apf.pod_namespace, listen=settings.listen, tunnel=apf.tunnel)
 
     def stopService(self) -> Deferred[Any]:
         """Close the port and all links."""
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]
         ready.unmark(NAME)
         for link in list(self._links):
             link.close()
