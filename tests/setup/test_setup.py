@@ -133,7 +133,8 @@ def test_only_packages_change(fresh: Path) -> None:
     )
     rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=False).stdout
     subprocess.run(
-        ["unshare", "--mount", "--pid", "--fork", "--propagation", "private", "--kill-child", "sh", "-c", enter, str(fresh)],
+        ["unshare", "--mount", "--pid", "--fork", "--propagation", "private", "--kill-child",
+         "sh", "-c", enter, str(fresh)],
         check=True, timeout=800, stdout=sys.stderr,
     )  # fmt: skip
     result = {p.name: p.read_text().splitlines() for p in (fresh / "result").iterdir()}

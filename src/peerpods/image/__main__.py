@@ -1,0 +1,84 @@
+"""`python -m peerpods.image build`: the image's folder on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from peerpods.errors import ConfigError, PeerPodError
+from peerpods.image import agentkind, build, key
+from peerpods.image.base import Base
+from peerpods.image.progress import Progress
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser("python -m peerpods.image", description="The local pod VM image.")
+    commands = top.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("build", "build it, when it is not there yet, and print its folder"),
+        ("path", "print the folder it has or would have"),
+    ):
+        one = commands.add_parser(name, help=text)
+        one.add_argument("--kata-agent", type=Path, metavar="FILE", help="a kata-agent release's program")
+        one.add_argument("--kata-agent-sha256", metavar="HEX", help="its digest")
+        one.add_argument("--guest-components", type=Path, metavar="DIR", help="confidential-data-hub and its kin")
+        one.add_argument("--cache", type=Path, default=build.default_cache(), metavar="DIR", help="[%(default)s]")
+        one.add_argument("--quiet", action="store_true", help="no progress")
+        if name == "build":
+            one.add_argument("--twice", action="store_true", help="prove that two builds give the same bytes")
+            one.add_argument("--out", type=Path, metavar="DIR", help="build into this folder instead of the cache")
+            one.add_argument("--base", type=Path, metavar="DIR", help="make the base layer here (with --out)")
+    return top
+
+
+def main(argv: Sequence[str]) -> int:
+    """Gives the exit code: 0, 2 for wrong options, 1 when the build fails."""
+    options = parser().parse_args(argv)
+    progress = Progress(options.quiet)
+    try:
+        agent = agentkind.choose(options.kata_agent, options.kata_agent_sha256, options.guest_components)
+        if options.command == "path":
+            print(build.folder_for(options.cache, agent))
+        elif options.twice:
+            print(json.dumps(build.twice(options.cache, _agent_options(options), progress), indent=1))
+        elif options.out:
+            base = options.base or options.cache / f"image-base-{key.base_key()}"
+            print(build.build(options.cache, base, options.out, agent, progress))
+        else:
+            _make(options.cache, agent, progress)
+    except ConfigError as error:
+        print(f"image: {error}", file=sys.stderr)
+        return 2
+    except (PeerPodError, OSError) as error:
+        print(f"image: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _agent_options(options: argparse.Namespace) -> list[str]:
+    names = ("kata_agent", "kata_agent_sha256", "guest_components")
+    given = {name: getattr(options, name) for name in names}
+    return [word for name, value in given.items() if value for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def _make(cache: Path, agent: agentkind.Agent, progress: Progress) -> None:
+    known = (build.folder_for(cache, agent) / "SHA256SUMS").exists()
+    folder = build.image(cache, agent, progress)
+    if known:
+        progress.say("it is there already")
+    else:
+        facts = json.loads((folder / "manifest.json").read_text())
+        for name, size in sorted(facts["parts"].items(), key=lambda item: -item[1]):
+            progress.say(f"{size / 1e6:7.1f} MB  {name}")
+        whole = sum(file["size"] for file in facts["files"].values())
+        small = build.compressed_size(Base(cache / f"image-base-{key.base_key()}"), folder)
+        progress.say(f"{whole / 1e6:7.1f} MB  kernel, initrd and root; {small / 1e6:.1f} MB through zstd")
+    print(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

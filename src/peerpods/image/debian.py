@@ -1,0 +1,133 @@
+"""Debian 13 packages on any host: found, checked by signature and digest, and unpacked; never installed or run through
+their maintainer scripts. Needs no root and leaves the host's own package system alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import attrs
+
+from peerpods.errors import LocalFailure
+from peerpods.image import inputs
+from peerpods.image.run import run
+
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+MIRROR = "http://deb.debian.org"
+_URI = re.compile(r"^'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) (?P<hash>\S*)$", re.M)
+
+
+@attrs.frozen(order=True)
+class Package:
+    """One binary package: its .deb's digest is what apt verified."""
+
+    name: str
+    version: str
+    sha256: str
+    file: Path = attrs.field(order=False)
+
+    def lock_line(self) -> str:
+        """Its line in packages.lock."""
+        return f"{self.name} {self.version} {self.sha256}"
+
+
+@attrs.frozen
+class Archive:
+    """An apt of our own below `folder`, for Debian 13 whatever the host is."""
+
+    folder: Path
+    mirror: str = MIRROR
+
+    def update(self) -> None:
+        """Read the package lists anew."""
+        for name in ("state/lists/partial", "cache/archives/partial", "etc/apt.conf.d", "etc/preferences.d"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        (self.folder / "status").write_text("")
+        sources = [
+            f"deb [signed-by={KEYRING}] {self.mirror}/{path} {suite} {inputs.COMPONENT}\n"
+            for path, suite in inputs.SUITES
+        ]
+        (self.folder / "sources.list").write_text("".join(sources))
+        here = self.folder
+        (self.folder / "apt.conf").write_text(
+            f'Dir::State "{here}/state"; Dir::State::status "{here}/status"; Dir::Cache "{here}/cache";\n'
+            f'Dir::Etc "{here}/etc"; Dir::Etc::SourceList "{here}/sources.list"; Dir::Etc::SourceParts "/dev/null";\n'
+            f'Dir::Etc::Parts "{here}/etc/apt.conf.d"; Dir::Etc::PreferencesParts "{here}/etc/preferences.d";\n'
+            'APT::Architecture "amd64"; APT::Architectures { "amd64"; }; APT::Install-Recommends "false";\n'
+            'APT::Sandbox::User ""; Acquire::Languages "none"; Acquire::Retries "3";\n'
+        )
+        self._apt("apt-get", "update", "-qq", "--error-on=any")
+
+    def _apt(self, *command: str, cwd: Path | None = None) -> str:
+        return run(command, environment={"APT_CONFIG": str(self.folder / "apt.conf")}, cwd=cwd)
+
+    def closure(self, names: Sequence[str], dropped: Collection[str] = ()) -> list[str]:
+        """The packages and what they depend on, sorted, without `dropped`."""
+        out = self._apt("apt-get", "-s", "-qq", "install", *names)
+        found = {line.split()[1].split(":")[0] for line in out.splitlines() if line.startswith("Inst ")}
+        return sorted(found - set(dropped))
+
+    def kernel_package(self) -> str:
+        """The package behind the kernel's meta package."""
+        out = self._apt("apt-cache", "depends", "--important", inputs.KERNEL)
+        found = re.search(r"Depends: (linux-image-\S+)", out)
+        if not found:
+            raise LocalFailure(f"{inputs.KERNEL} names no kernel package")
+        return found.group(1)
+
+    def fetch(self, names: Iterable[str]) -> list[Package]:
+        """The .deb files, from the cache or the mirror, each checked against the signed lists; sorted by name."""
+        wanted = sorted(names)
+        debs = self.folder / "debs"
+        debs.mkdir(exist_ok=True)
+        # asked from another folder: apt is silent about files that are in the current one
+        listed = [
+            m.groupdict()
+            for m in _URI.finditer(self._apt("apt-get", "download", "--print-uris", *wanted, cwd=self.folder))
+        ]
+        by_name = {entry["file"].split("_")[0]: entry for entry in listed}
+        missing = [name for name in wanted if name not in by_name or not (debs / by_name[name]["file"]).exists()]
+        if missing:
+            self._apt("apt-get", "download", "-qq", *missing, cwd=debs)
+        packages = []
+        for name in wanted:
+            file = debs / by_name[name]["file"]
+            version = file.name.split("_")[1].replace("%3a", ":")
+            packages.append(Package(name, version, checked(file, by_name[name]["hash"]), file))
+        return packages
+
+
+def checked(file: Path, expected: str) -> str:
+    """SHA-256 of a file, in hex, after comparing with `SHA256:HEX`, `SHA512:HEX` or `MD5Sum:HEX` as apt prints it.
+
+    Raises:
+        LocalFailure: when it differs; the file is removed, so that the next run fetches it again.
+    """
+    import hashlib
+
+    data = file.read_bytes()
+    kind, _, value = expected.partition(":")
+    algorithm = {"SHA256": "sha256", "SHA512": "sha512", "MD5Sum": "md5"}.get(kind)
+    if algorithm and hashlib.new(algorithm, data).hexdigest() != value:
+        file.unlink()
+        raise LocalFailure(f"{file.name} is damaged", remedy="removed; run it again")
+    return hashlib.sha256(data).hexdigest()
+
+
+def unpack(packages: Iterable[Package], root: Path) -> None:
+    """Lay the packages' files below `root`, which becomes a merged-/usr tree."""
+    root.mkdir(parents=True)
+    (root / "usr").mkdir()
+    for name in ("bin", "sbin", "lib", "lib64"):
+        (root / "usr" / name).mkdir()
+        (root / name).symlink_to(f"usr/{name}")
+
+    def one(package: Package) -> None:
+        # tar, since `dpkg-deb -x` would replace the links of the merged /usr by folders
+        run(["sh", "-c", 'dpkg-deb --fsys-tarfile "$0" | tar -x --keep-directory-symlink --no-same-owner -C "$1" -f -',
+             package.file, root])  # fmt: skip
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(one, packages))

@@ -1,0 +1,198 @@
+"""First process of the running pod VM: reads the user data, starts the forwarder, then the agent, and watches both.
+
+One Python process imports what both need and forks them: starting two interpreters would cost seconds where the VM has
+no hardware virtualisation. The reactor is made in the children only, so that they share none. The end of the forwarder
+or of the agent is the end of the VM.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+LIBRARY = "/usr/lib/python3/dist-packages"
+RELEASE_AGENT = "/usr/local/bin/kata-agent"
+# Guest components in the order in which they need each other, with the socket or file each is given.
+COMPONENTS = ("attestation-agent", "confidential-data-hub", "api-server-rest")
+NOTIFY = "@peerpods-boot"
+READY_SECONDS = 60.0
+
+
+def say(text: str) -> None:
+    """One line on the console, with the uptime: how the phases of a start are measured."""
+    with open("/proc/uptime") as file:
+        uptime = file.read().split()[0]
+    os.write(2, f"peerpods[{uptime}] {text}\n".encode())
+
+
+def power_off(reason: str) -> None:
+    """End of the VM."""
+    say(f"stopped: {reason}")
+    os.sync()
+    os.execv("/usr/bin/busybox", ["busybox", "poweroff", "-f"])
+
+
+def modprobe(*names: str) -> None:
+    """Load modules; one that cannot be loaded is not fatal."""
+    pid = os.spawnv(os.P_NOWAIT, "/usr/bin/busybox", ["modprobe", "-a", *names])
+    os.waitpid(pid, 0)
+
+
+def find_slow_disks() -> None:
+    """Load drivers of SATA and SCSI disks when user data cannot be on a virtio disk: there is none beside the root's."""
+    disks = [name for name in os.listdir("/sys/block") if name.startswith("vd")]
+    if len(disks) < 2 and not os.path.exists("/media/cidata/user-data"):
+        modprobe("ahci", "ata_piix", "sr_mod", "sd_mod")
+
+
+def read_user_data() -> None:
+    """Write the files that the VM is told to have at birth, or end."""
+    from peerpods.userdata import reader
+
+    code = reader.run(["--timeout", "60"])
+    if code:
+        power_off("there is no usable user data (the line above says why)")
+
+
+def serve(name: str) -> None:
+    """In a child: run the service `name` until it ends. Does not return."""
+    from importlib import import_module
+
+    from peerpods.config import settings as all_settings
+    from peerpods.obs.bridge import twisted_observer
+    from twisted.internet import reactor
+    from twisted.internet.defer import maybeDeferred
+    from twisted.logger import globalLogBeginner
+
+    globalLogBeginner.beginLoggingTo([twisted_observer()], redirectStandardIO=False)
+    settings = getattr(all_settings, f"{name.capitalize()}Settings")()
+    code = 0
+
+    def failed(failure: object) -> None:
+        nonlocal code
+        code = 1
+        say(f"{name}: {getattr(failure, 'value', failure)}")
+        reactor.stop()
+
+    def start() -> None:
+        service = import_module(f"peerpods.{name}.service").make_service(settings, reactor)
+        if hasattr(service, "privilegedStartService"):
+            service.privilegedStartService()
+        reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+        maybeDeferred(service.startService).addErrback(failed)
+
+    reactor.callWhenRunning(lambda: maybeDeferred(start).addErrback(failed))
+    reactor.run()
+    os._exit(code)
+
+
+def fork(name: str) -> int:
+    """Start the service `name` as a child; gives its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        serve(name)
+    except BaseException as error:
+        say(f"{name}: {type(error).__name__}: {error}")
+    finally:
+        os._exit(1)
+
+
+def listen_for_ready() -> object:
+    """The socket at which children say READY=1."""
+    import socket
+
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    sock.bind("\0" + NOTIFY[1:])
+    sock.settimeout(READY_SECONDS)
+    os.environ["NOTIFY_SOCKET"] = NOTIFY
+    return sock
+
+
+def await_ready(sock, name: str) -> None:  # type: ignore[no-untyped-def]
+    """Wait until the child said that it is ready; end when it does not in time."""
+    signal.signal(signal.SIGCHLD, lambda *_: _reap_or_end())
+    try:
+        while b"READY=1" not in sock.recv(4096):
+            pass
+    except TimeoutError:
+        power_off(f"the {name} was not ready within {READY_SECONDS:.0f} s")
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+watched: dict[int, str] = {}
+
+
+def _reap_or_end() -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        _ended(pid, status)
+
+
+def _ended(pid: int, status: int) -> None:
+    if pid in watched:
+        power_off(f"the {watched[pid]} ended (status {os.waitstatus_to_exitcode(status)})")
+
+
+def start_release_agent() -> None:
+    """The kata-agent of a release, with the guest components it pulls images through."""
+    for name in COMPONENTS:
+        path = f"/usr/local/bin/{name}"
+        if os.path.exists(path):
+            watched[os.spawnv(os.P_NOWAIT, path, [path])] = name
+            say(f"started {name}")
+    environment = {**os.environ, "KATA_AGENT_SERVER_ADDR": "unix:///run/kata-containers/agent.sock"}
+    watched[os.spawnve(os.P_NOWAIT, RELEASE_AGENT, [RELEASE_AGENT], environment)] = "agent"
+
+
+def main() -> None:
+    """Process 1."""
+    say("phase python")
+    sys.path.insert(0, LIBRARY)
+    os.environ.update(
+        PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", HOME="/root", LANG="C.UTF-8", TERM="dumb"
+    )
+    os.chdir("/")
+    find_slow_disks()
+    read_user_data()
+    say("phase user-data")
+    ready = listen_for_ready()
+    import peerpods.forwarder.service
+
+    say("phase import")
+    watched[fork("forwarder")] = "forwarder"
+    await_ready(ready, "forwarder")
+    say("phase forwarder (listening)")
+    if os.path.exists(RELEASE_AGENT):
+        start_release_agent()
+        say("phase agent (started)")
+    else:
+        import peerpods.agent.service
+
+        watched[fork("agent")] = "agent"
+        await_ready(ready, "agent")
+        say("phase agent (listening)")
+    while True:
+        try:
+            pid, status = os.wait()
+        except ChildProcessError:
+            power_off("no process is left")
+        _ended(pid, status)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BaseException as error:
+        import traceback
+
+        traceback.print_exc()
+        power_off(f"{type(error).__name__}: {error}")
