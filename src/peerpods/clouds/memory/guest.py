@@ -27,6 +27,8 @@ class GuestView:
     """Path to content: the user data as the reader in a VM would have written it."""
     say: Callable[[str], None]
     """Write a line to the instance's console."""
+    soon: Callable[[Callable[[], None]], object]
+    """Call something on the next turn of the reactor."""
 
 
 AgentScript = Callable[[GuestView], AgentServices]
@@ -87,7 +89,12 @@ class Guests:
             raise GuestError(f"the user data of {instance_id} has no {APF_PATH}") from None
         if not apf.client_ca:
             raise GuestError(f"the user data of {instance_id} names no client certificate to expect")
-        view = GuestView(instance_id=instance_id, files=files, say=say)
+        view = GuestView(
+            instance_id=instance_id,
+            files=files,
+            say=say,
+            soon=lambda function: self._reactor.callLater(0, function),
+        )
         made = AgentServices(services=(), fallback=_never) if silent else self._agent(view)
         server = Server(self._reactor, made.services, fallback=made.fallback)
         listening = await _listen(

@@ -13,7 +13,7 @@ from peerpods.clouds.interface import Capabilities, CreateRequest, InstanceEvent
 from peerpods.clouds.memory.faults import FaultPlan, Guest, When
 from peerpods.clouds.memory.guest import AgentScript, Guests, generic_agent
 from peerpods.clouds.memory.settings import MemorySettings
-from peerpods.errors import CloudError, CloudFailure
+from peerpods.errors import CloudError, CloudFailure, PeerPodError
 from peerpods.model import Instance, InstanceState, TunnelKind
 from peerpods.obs.log import get_logger
 
@@ -142,16 +142,21 @@ class MemoryProvider:
         port = 1  # tcpmux: nobody listens there on loopback
         if self.faults.guest is not Guest.REFUSES:
             silent = self.faults.guest is Guest.SILENT
-            guest = await self._guests.boot(
-                identity, record.user_data, silent=silent, say=lambda text: self._say(record, text)
-            )
-            if self.store.records.get(identity) is not record:
-                await guest.close()
-                return
-            self.store.guests[identity] = guest
-            port = guest.port
+            try:
+                guest = await self._guests.boot(
+                    identity, record.user_data, silent=silent, say=lambda text: self._say(record, text)
+                )
+            except PeerPodError as error:
+                # As in a VM: the cloud knows nothing of it, nobody listens, and the console says why.
+                self._say(record, f"not ready: {error}")
+            else:
+                if self.store.records.get(identity) is not record:
+                    await guest.close()
+                    return
+                self.store.guests[identity] = guest
+                port = guest.port
+                self._say(record, f"listening on port {port}")
         self._set(record, state=InstanceState.RUNNING, addresses=("127.0.0.1",), agent_port=port)
-        self._say(record, f"listening on port {port}")
         self._emit(record, "address")
 
     async def die(self, identity: str, reason: str = "crashed") -> None:
