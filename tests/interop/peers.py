@@ -34,7 +34,18 @@ def _go1(out: pathlib.Path) -> tuple[list[str], dict[str, str]]:
 
 
 def _rust(out: pathlib.Path) -> tuple[list[str], dict[str, str]]:
-    return ["cargo", "build", "--release", "--locked"], {"CARGO_TARGET_DIR": str(out) + ".target"}
+    environment = {"CARGO_TARGET_DIR": str(out) + ".target"}
+    if shutil.which("cargo"):
+        words = subprocess.run(["cargo", "--version"], capture_output=True, text=True, timeout=60).stdout.split()
+        if len(words) > 1 and tuple(map(int, words[1].split("-")[0].split(".")[:2])) < (1, 70):
+            # Debian 12's cargo knows the registry's file index only as an unstable feature; its git index is far
+            # larger and not reachable everywhere.
+            environment |= {
+                "RUSTC_BOOTSTRAP": "1",
+                "CARGO_UNSTABLE_SPARSE_REGISTRY": "true",
+                "CARGO_REGISTRIES_CRATES_IO_PROTOCOL": "sparse",
+            }
+    return ["cargo", "build", "--release", "--locked"], environment
 
 
 PEERS = {"go-1.2.7": ("go", _go, "golang-go"), "go-1.1.1": ("go1", _go1, "golang-go"), "rust": ("rust", _rust, "cargo")}
