@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IListeningPort
 
 from peerpods.config.settings import ForwarderSettings
 from peerpods.errors import ConfigError, LocalFailure
-from peerpods.forwarder import podsetup, told
+from peerpods.forwarder import told
 from peerpods.forwarder.guard import Guard
 from peerpods.forwarder.keeper import Keeper
 from peerpods.forwarder.link import Link
@@ -26,6 +26,19 @@ HANDSHAKE_TIME = 10.0  # seconds
 STATE_FILE = "forwarder.state"
 NAME = "forwarder"
 _log = get_logger("forwarder")
+
+
+def build_network(apf: ApfConfig, namespace_path: str) -> None:
+    """Make the pod's namespace as apf.json says. Idempotent; blocks.
+
+    The work is done in a child process that ends with it: netlink code would double the forwarder's memory.
+
+    Raises:
+        GuestError: with what went wrong.
+    """
+    from peerpods.podnet.guest import setup_guest
+
+    setup_guest(apf.network, vni=apf.vxlan_id, port=apf.vxlan_port, tunnel=apf.tunnel, namespace_path=namespace_path)
 
 
 class ForwarderService(Service):
@@ -42,7 +55,7 @@ class ForwarderService(Service):
         settings: ForwarderSettings,
         reactor: Any,
         *,
-        build_network: Callable[[ApfConfig, str], None] = podsetup.build,
+        build_network: Callable[[ApfConfig, str], None] = build_network,
         root: str = "/",
         os_release: str = told.OS_RELEASE,
     ) -> None:
