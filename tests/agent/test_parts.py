@@ -175,7 +175,7 @@ def test_skopeo_arguments(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "[]", '{"insecure": [1]}', '{"ca": ["x"]}', '{"ca": {"h": 1}}', "{"])
 def test_registries_json_that_is_not_understood(text):
-    with pytest.raises(GuestError, match="registries.json is not understood"):
+    with pytest.raises(GuestError, match=r"registries\.json is not understood"):
         pull.parse_registries(text)
 
 

@@ -97,6 +97,7 @@ def test_process_details():
     assert result["consoleSize"] == {"height": 3, "width": 4}
     assert result["rlimits"] == [{"type": "RLIMIT_NOFILE", "hard": 10, "soft": 5}]
     assert result["oomScoreAdj"] == -1000
+    assert spec.process(wanted, 0)["oomScoreAdj"] == 0
     assert result["cwd"] == "/"
     assert result["user"]["additionalGids"] == [5, 6]
     assert "capabilities" not in result

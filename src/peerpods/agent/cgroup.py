@@ -34,9 +34,10 @@ def detect(root: Path = ROOT) -> Cgroups:
     try:
         if (root / "cgroup.controllers").exists():
             found = set((root / "cgroup.controllers").read_text().split())
-            names = {"memsw" if n == "memory" and Path("/proc/swaps").exists() else n for n in found} | found
-            names |= {"blkio"} if "io" in found else set()
-            return Cgroups(version=2 if os.access(root, os.W_OK) else 0, controllers=frozenset(names), root=root)
+            found |= {"blkio"} if "io" in found else set()
+            # Under v2 swap is counted wherever the kernel has swap at all.
+            found |= {"memsw"} if "memory" in found and Path("/proc/swaps").exists() else set()
+            return Cgroups(version=2 if os.access(root, os.W_OK) else 0, controllers=frozenset(found), root=root)
         present = {name for name in V1_CONTROLLERS if (root / name / "cgroup.procs").exists()}
     except OSError:
         present = set()

@@ -106,7 +106,7 @@ class Container:
             raise Refused(f"exec {exec_id} exists already in container {self.id}")
         if len(self._execs) >= EXECS_MAX:
             raise Refused(f"container {self.id} has {EXECS_MAX} execs already")
-        described = spec.process(wanted)
+        described = spec.process(wanted, self.place.oom_floor)
         if "capabilities" not in described and self.spec.Process.HasField("Capabilities"):
             # The shim fills none (spec/wire 3.6): an exec may do what its container may.
             described["capabilities"] = spec.capabilities(self.spec.Process.Capabilities)

@@ -15,6 +15,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
 MS_BIND, MS_REC = 0x1000, 0x4000  # linux/mount.h
 MNT_DETACH = 2
 CLONE_NEWUTS, CLONE_NEWIPC = 0x04000000, 0x08000000  # linux/sched.h
+CAP_SYS_RESOURCE = 24  # linux/capability.h
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 FLAGS = {"ro": MS_RDONLY, "nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC}
@@ -70,6 +71,15 @@ def mounts_below(folder: str) -> list[str]:
         if point == folder or point.startswith(folder.rstrip("/") + "/"):
             found.append(point)
     return found[::-1]
+
+
+def oom_floor() -> int:
+    """Lowest OOM score adjustment that we may set: our own without CAP_SYS_RESOURCE (a worker in a container)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
+    if effective >> CAP_SYS_RESOURCE & 1:
+        return -1000
+    return int(Path("/proc/self/oom_score_adj").read_text())
 
 
 def become_subreaper() -> None:

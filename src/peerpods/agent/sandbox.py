@@ -152,6 +152,7 @@ class Sandbox:
             ipc=str(self._state / "ns" / "ipc") if shared else "",
             pid=pid,
             cgroup_namespace=self._cgroups.version == 2,
+            oom_floor=kernel.oom_floor(),
             controllers=self._cgroups.controllers,
         )
 

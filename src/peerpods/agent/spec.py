@@ -30,6 +30,8 @@ class Place:
     pid: str = ""
     """File of the pod's shared pid namespace; empty makes a new one."""
     cgroup_namespace: bool = False
+    oom_floor: int = -1000
+    """Lowest OOM score adjustment that may be set here."""
     controllers: frozenset[str] = frozenset({"cpu", "cpuset", "memory", "memsw", "pids", "hugetlb", "blkio"})
     """What can be limited here; `memsw` stands for swap accounting."""
 
@@ -38,7 +40,7 @@ def config(spec: oci_pb2.Spec, place: Place) -> Json:
     """The config.json of a container."""
     result: Json = {
         "ociVersion": OCI_VERSION,
-        "process": process(spec.Process),
+        "process": process(spec.Process, place.oom_floor),
         "root": {"path": spec.Root.Path, "readonly": spec.Root.Readonly},
         "mounts": [mount(m) for m in spec.Mounts if place.cgroup or m.type not in ("cgroup", "cgroup2")],
         "annotations": dict(spec.Annotations),
@@ -49,7 +51,7 @@ def config(spec: oci_pb2.Spec, place: Place) -> Json:
     return result
 
 
-def process(wanted: oci_pb2.Process) -> Json:
+def process(wanted: oci_pb2.Process, oom_floor: int = -1000) -> Json:
     """The process of a container, or of an exec (crun's `--process`)."""
     result: Json = {
         "terminal": wanted.Terminal,
@@ -63,7 +65,7 @@ def process(wanted: oci_pb2.Process) -> Json:
         "cwd": wanted.Cwd or "/",
         "noNewPrivileges": wanted.NoNewPrivileges,
         "rlimits": [{"type": r.Type, "hard": r.Hard, "soft": r.Soft} for r in wanted.Rlimits],
-        "oomScoreAdj": max(-1000, min(1000, wanted.OOMScoreAdj)),
+        "oomScoreAdj": max(oom_floor, min(1000, wanted.OOMScoreAdj)),
     }
     if wanted.HasField("ConsoleSize"):
         result["consoleSize"] = {"height": wanted.ConsoleSize.Height, "width": wanted.ConsoleSize.Width}
