@@ -56,6 +56,8 @@ lint: venv
 
 type: venv
 	mypy
+	mypy --strict -p peerpods.ttrpc -p peerpods.adaptor -p peerpods.relay -p peerpods.forwarder -p peerpods.tls \
+	    -p peerpods.pki -p peerpods.userdata -p peerpods.podnet -m peerpods.model -m peerpods.errors
 
 unit: venv
 	@tools/setup.sh --run python -m pytest -q $(PYTEST_FLAGS)

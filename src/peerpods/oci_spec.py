@@ -73,7 +73,7 @@ class ContainerWish:
         return self.container_id == self.sandbox_id
 
 
-def annotations(wish: ContainerWish) -> dict[str, str]:
+def container_annotations(wish: ContainerWish) -> dict[str, str]:
     """The annotations a CRI runtime puts on a container."""
     kind = "sandbox" if wish.is_sandbox else "container"
     found = {
@@ -126,7 +126,7 @@ def process(args: Sequence[str], env: Sequence[str], cwd: str, terminal: bool) -
 def create_container(wish: ContainerWish) -> agent_pb2.CreateContainerRequest:
     """The CreateContainer request of the guest-pull shape."""
     rootfs = f"/run/kata-containers/{wish.container_id}/rootfs"
-    notes = annotations(wish)
+    notes = container_annotations(wish)
     env = [*wish.env, f"HOSTNAME={wish.pod}"] + (["TERM=xterm"] if wish.terminal else [])
     spec = oci_pb2.Spec(
         Version="1.0.2-dev",

@@ -72,7 +72,7 @@ def _in_child_namespace(work: Callable[[], None]) -> str:
     if pid == 0:
         try:
             os.close(read)
-            os.unshare(os.CLONE_NEWNET) if hasattr(os, "unshare") else _unshare_net()
+            _unshare_net()
             work()
         except BaseException as error:
             os.write(write, f"{type(error).__name__}: {error}".encode()[:4096])
@@ -85,6 +85,7 @@ def _in_child_namespace(work: Callable[[], None]) -> str:
 
 
 def _unshare_net() -> None:
+    # os.unshare came with Python 3.12
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)

@@ -70,7 +70,7 @@ class ServiceOptions(usage.Options):
             "check the configuration, print the effective values and their origin, and end",
         )
     ]
-    optParameters = [("config", None, "", "configuration file (TOML)", str)]
+    optParameters: list[Any] = [("config", None, "", "configuration file (TOML)")]
     takes_file = True
 
     def __init__(self) -> None:
@@ -131,7 +131,7 @@ def options_class(
         service = service_name
         tables = service_tables
         takes_file = file
-        optParameters = parameters([cls for cls, _ in service_tables])
+        optParameters: list[Any] = list(parameters([cls for cls, _ in service_tables]))
         synopsis = f"twistd -n --pidfile= {service_name} [options]"
 
     if "config" in own:
