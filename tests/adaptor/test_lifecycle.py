@@ -183,7 +183,7 @@ def test_without_a_tunnel_the_link_comes_next():
 
 
 def test_an_equal_create_gets_the_same_answer_and_another_is_refused():
-    after, effects = decide(at(R), EVENTS["create-known"])
+    _after, effects = decide(at(R), EVENTS["create-known"])
     assert effects == (Answer(question=Question.CREATE, call=1),)
     _after, effects = decide(at(R), EVENTS["create-other"])
     assert effects[0].problem.code == 6
