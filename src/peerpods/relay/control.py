@@ -12,6 +12,7 @@ from peerpods.model import agent_socket_path, parse_sandbox_id
 from peerpods.obs.log import get_logger
 from peerpods.protocols import relay_pb2
 from peerpods.relay import dial
+from peerpods.relay.mux import Name
 from peerpods.relay.pod import Facts, Pod
 from peerpods.relay.shim import remove_agent_socket
 from peerpods.relay.watch import Watchers
@@ -36,6 +37,7 @@ class Control:
         pods_dir: absolute path; one folder per sandbox is made below.
         dial_timeout: seconds for one try to reach a VM.
         observe: told of each event too (metrics), with the number of links the sandbox had so far.
+        count: told of each call that a VM answered: (service, method) and status code.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Control:
         pods_dir: str,
         dial_timeout: float,
         observe: Callable[[relay_pb2.WatchEvent, int], None] | None = None,
+        count: Callable[[Name, int], None] | None = None,
     ) -> None:
         self.pods: dict[str, Pod] = {}
         self.watchers = Watchers()
@@ -51,6 +54,7 @@ class Control:
         self._pods_dir = pods_dir
         self._dial_timeout = dial_timeout
         self._observe = observe
+        self._count = count
 
     def service(self) -> Service:
         """For a ttrpc Server."""
@@ -88,7 +92,15 @@ class Control:
             if len(self.pods) >= MAX_PODS:
                 raise Refused(f"the relay serves {MAX_PODS} sandboxes at most", sandbox=sandbox)
             path = agent_socket_path(self._pods_dir, sandbox)
-            pod = Pod(self._reactor, sandbox, path, facts, dial_timeout=self._dial_timeout, publish=self._publish)
+            pod = Pod(
+                self._reactor,
+                sandbox,
+                path,
+                facts,
+                dial_timeout=self._dial_timeout,
+                publish=self._publish,
+                count=self._count,
+            )
             pod.open()
             self.pods[sandbox] = pod
             pod.log.info("pod_opened", server_name=facts.server_name)

@@ -22,7 +22,9 @@ from peerpods.ttrpc import (
     Response,
     Status,
     decode_request,
+    decode_response,
     encode_frame,
+    peek_method,
 )
 
 MAX_CALLS = 1024
@@ -38,6 +40,10 @@ _DATA = int(FrameType.DATA)
 _CLOSED = int(Flag.REMOTE_CLOSED)
 _OPEN = int(Flag.REMOTE_OPEN)
 _STREAMING = _CLOSED | _OPEN
+
+
+Name = tuple[str, str]
+"""(service, method)."""
 
 
 class Caller:
@@ -56,7 +62,7 @@ class Caller:
 class Call:
     """A call on its way."""
 
-    __slots__ = ("caller", "deadline", "held", "link_id", "sending", "stream", "streaming")
+    __slots__ = ("caller", "deadline", "held", "link_id", "method", "sending", "stream", "streaming")
 
     def __init__(self, caller: Caller | None, stream: int, flags: int) -> None:
         self.caller = caller
@@ -70,6 +76,8 @@ class Call:
         self.held: list[tuple[int, int, bytes]] = []
         """(type, flags, body) of its frames while it waits."""
         self.deadline: float | None = None
+        self.method: Name | None = None
+        """For the count; None when nobody counts or the envelope makes no sense."""
 
 
 @attrs.define
@@ -82,6 +90,8 @@ class Out:
     """(link id, response body) of answers to the relay's own calls."""
     first: list[Caller] = attrs.field(factory=list)
     """Callers that completed their first call."""
+    done: list[tuple[Name, int]] = attrs.field(factory=list)
+    """Calls that the VM answered, with the status code."""
 
     def say(self, caller: Caller, *pieces: bytes) -> None:
         """Add pieces for a shim connection."""
@@ -90,6 +100,17 @@ class Out:
     def refuse(self, caller: Caller, stream: int, code: Code, text: str) -> None:
         """Add an answer of the relay itself."""
         self.say(caller, encode_frame(stream, _RESPONSE, 0, Response(Status(code, text)).encode()))
+
+
+def code_of(body: bytes) -> int:
+    """Status code of an answer. Success is told from its first bytes: Go leaves the status out, Rust's is empty."""
+    if body[:1] != b"\x0a" or body[:2] == b"\x0a\x00":
+        return 0
+    try:
+        status = decode_response(body).status
+    except ValueError:
+        return int(Code.UNKNOWN)
+    return status.code if status is not None else 0
 
 
 class Mux:
@@ -101,6 +122,7 @@ class Mux:
         max_calls: int = MAX_CALLS,
         max_waiting: int = MAX_WAITING,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
+        counting: bool = False,
     ) -> None:
         self.up = False
         self.calls: dict[int, Call] = {}
@@ -110,6 +132,7 @@ class Mux:
         """Frames dropped because they belong to no call."""
         self._bytes = 0
         self._next = 1
+        self._counting = counting
         self._max_calls = max_calls
         self._max_waiting = max_waiting
         self._max_bytes = max_waiting_bytes
@@ -142,7 +165,7 @@ class Mux:
             text = f"more than {self._max_calls} calls of this pod are in flight"
             out.refuse(caller, stream, Code.RESOURCE_EXHAUSTED, text)
         elif self.up:
-            call = Call(caller, stream, flags)
+            call = self._new(caller, stream, flags, body)
             caller.calls[stream] = call
             link_id = self._allot(call)
             out.link += (HEADER.pack(len(body), link_id, type_, flags), body)
@@ -163,11 +186,21 @@ class Mux:
             text = "too many calls wait for the link to the pod's VM"
             out.refuse(caller, stream, Code.RESOURCE_EXHAUSTED, text)
             return
-        call = Call(caller, stream, flags)
+        call = self._new(caller, stream, flags, body)
         call.deadline = now + nano / 1e9 if nano else None
         self._hold(call, type_, flags, body)
         caller.calls[stream] = call
         self.waiting[call] = None
+
+    def _new(self, caller: Caller, stream: int, flags: int, body: bytes) -> Call:
+        call = Call(caller, stream, flags)
+        if self._counting:
+            try:
+                call.method = peek_method(body)
+            except ValueError:
+                # The VM will say what is wrong with it.
+                call.method = None
+        return call
 
     def _hold(self, call: Call, type_: int, flags: int, body: bytes) -> None:
         call.held.append((type_, flags, body))
@@ -226,6 +259,8 @@ class Mux:
                 self._finish(call, out)
                 if caller is None:
                     out.own.append((link_id, body))
+                elif call.method is not None:
+                    out.done.append((call.method, code_of(body) if type_ == _RESPONSE else 0))
             if caller is not None:
                 head = HEADER.pack(len(body), call.stream, type_, flags)
                 pieces = out.shims.get(caller)

@@ -16,7 +16,7 @@ from peerpods.pki.contexts import client_context
 from peerpods.protocols import relay_pb2
 from peerpods.relay.bringup import BringUp
 from peerpods.relay.link import Link
-from peerpods.relay.mux import Mux, Out
+from peerpods.relay.mux import Mux, Name, Out
 from peerpods.relay.shim import Shim, bind_agent_socket, remove_agent_socket, start_shim
 from peerpods.tls.transport import SocketPort
 from peerpods.ttrpc import Frame, Oversize
@@ -49,6 +49,7 @@ class Pod:
         *,
         dial_timeout: float,
         publish: Callable[[Event], None],
+        count: Callable[[Name, int], None] | None = None,
     ) -> None:
         """Raises ConfigError when the facts make no TLS context."""
         self.reactor = reactor
@@ -57,7 +58,7 @@ class Pod:
         self.facts = facts
         self.context: ssl.SSLContext = client_context(facts.server_ca, facts.client_cert, facts.client_key)
         self.dial_timeout = dial_timeout
-        self.mux = Mux()
+        self.mux = Mux(counting=count is not None)
         self.host = ""
         self.port = 0
         self.was_active = False
@@ -65,6 +66,7 @@ class Pod:
         """Links that came up so far."""
         self.log = _log.bind(sandbox=sandbox)
         self._publish = publish
+        self._count = count
         self._shims: dict[int, Shim] = {}
         self._by_caller: dict[Any, Shim] = {}
         self._full: set[int] = set()
@@ -167,10 +169,7 @@ class Pod:
         """From the link: the VM does not read (or does again), so the shims must wait (or may go on)."""
         self._link_full = full
         for shim in self._shims.values():
-            if full:
-                shim.transport.pauseProducing()
-            else:
-                shim.transport.resumeProducing()
+            self._regulate(shim)
 
     def _drop_link(self, error: LinkError) -> None:
         """Forget the link and any attempt at one."""
@@ -180,7 +179,8 @@ class Pod:
         link, self._link = self._link, None
         was_up = self.mux.up
         self.mux.link_down()
-        self._link_full = False
+        if self._link_full:
+            self.link_full(False)
         if link is not None:
             link.close()
         if was_up:
@@ -197,8 +197,7 @@ class Pod:
         shim = start_shim(self.reactor, sock, self)
         self._shims[shim.id] = shim
         self._by_caller[shim.caller] = shim
-        if self._link_full:
-            shim.transport.pauseProducing()
+        self._regulate(shim)
         self._publish(Event(kind=Event.SHIM_CONNECTED, sandbox=self.sandbox, connection=shim.id))
 
     def shim_frames(self, shim: Shim, frames: list[Frame | Oversize]) -> None:
@@ -227,17 +226,25 @@ class Pod:
         )
 
     def shim_full(self, shim: Shim, full: bool) -> None:
-        """From a shim that does not read: the VM must wait. Other pods do not."""
+        """From a shim that does not read: the VM and the shim's own calls must wait. Other pods do not."""
         had = bool(self._full)
         if full:
             self._full.add(shim.id)
         else:
             self._full.discard(shim.id)
+        self._regulate(shim)
         if self._link is not None and had != bool(self._full):
             if self._full:
                 self._link.pause()
             else:
                 self._link.resume()
+
+    def _regulate(self, shim: Shim) -> None:
+        """Take calls of a shim only while the VM takes them, and while the shim takes its answers."""
+        if self._link_full or shim.id in self._full:
+            shim.transport.pauseProducing()
+        else:
+            shim.transport.resumeProducing()
 
     def _close_shims(self) -> None:
         for shim in list(self._shims.values()):
@@ -252,6 +259,9 @@ class Pod:
             shim = self._by_caller.get(caller)
             if shim is not None:
                 shim.transport.writeSequence(pieces)
+        if self._count is not None:
+            for name, code in out.done:
+                self._count(name, code)
         for caller in out.first:
             self.was_active = True
             self._publish(Event(kind=Event.SHIM_ACTIVE, sandbox=self.sandbox, connection=caller.id))

@@ -15,6 +15,7 @@ from peerpods.obs import metrics, ready
 from peerpods.obs.log import get_logger
 from peerpods.protocols import relay_pb2
 from peerpods.relay.control import Control, map_error
+from peerpods.relay.mux import Name
 from peerpods.ttrpc import Server
 from peerpods.ttrpc.unix import listen_unix
 
@@ -29,7 +30,7 @@ class RelayService(Service):
     def __init__(self, settings: RelaySettings, reactor: Any) -> None:
         self.settings = settings
         self.reactor = reactor
-        self.control = Control(reactor, settings.pods_dir, settings.dial_timeout, _Counting())
+        self.control = Control(reactor, settings.pods_dir, settings.dial_timeout, _Counting(), CallCounter())
         self._server = Server(reactor, [self.control.service()], map_error=map_error)
         self._port: IListeningPort | None = None
 
@@ -66,6 +67,23 @@ class RelayService(Service):
 
 def _make_folder(path: str) -> None:
     Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+class CallCounter:
+    """Calls by method and code. The shim chooses the names, so there is a bound on how many are told apart."""
+
+    def __init__(self, limit: int = 256) -> None:
+        self._limit = limit
+        self._known: dict[tuple[Name, int], Any] = {}
+
+    def __call__(self, name: Name, code: int) -> None:
+        counter = self._known.get((name, code))
+        if counter is None:
+            service, method = name if len(self._known) < self._limit else ("other", "other")
+            counter = metrics.RPCS.labels(service=service[:64], method=method[:64], code=str(code))
+            if len(self._known) < self._limit:
+                self._known[(name, code)] = counter
+        counter.inc()
 
 
 class _Counting:
