@@ -209,6 +209,27 @@ async def test_storages_copied_files_and_termination_log(agent):
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_network_is_the_forwarders_namespace():
+    from twisted.internet import reactor
+
+    setup = "ip netns add podns && ip -n podns link add pod0 type veth peer name pod1"
+    agent = await Agent(reactor, setup=setup).connect()
+        reactor, setup="ip netns add podns && ip -n podns link add pod0 type veth peer name pod1"
+    ).connect()
+    try:
+        await agent.sandbox()
+        await agent.run("c", "sh", "-c", "ls /sys/class/net; exit 0", network="/run/netns/podns")
+        assert (await agent.read_all("c")).split() == [b"lo", b"pod0", b"pod1"]
+        code, text = await agent.refused_run("d", "true", network="/run/netns/gone")
+        assert code == Code.INTERNAL
+        assert text.startswith("crun create: ")
+        assert "/run/netns/gone" in text
+        await agent.run("d", "true", network="/run/netns/podns")  # nothing was left of the failure
+    finally:
+        await agent.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_errors_as_the_kata_agent_words_them(agent):
     await agent.sandbox()
     nobody = {"container_id": "nobody"}

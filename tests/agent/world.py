@@ -57,7 +57,12 @@ class Agent:
         """Wait for the socket, then dial it."""
         end = time.monotonic() + START_SECONDS
         while not self._answers():
-            assert self.process.poll() is None and time.monotonic() < end, self.words()
+            if self.process.poll() is not None or time.monotonic() > end:
+                self.process.kill()
+                self.process.wait()
+                words = self.words()
+                shutil.rmtree(self.folder)
+                raise AssertionError(words)
             time.sleep(0.02)  # another process's start: there is nothing to wait on
         self.client = await connect_client(self.reactor, UNIXClientEndpoint(self.reactor, str(self.socket)), timeout=5)
         return self
@@ -143,6 +148,8 @@ class Agent:
         del spec.Mounts[:]
         spec.Mounts.extend(keep)
         spec.Process.Args[:] = args
+        if "network" in edits:
+            spec.Linux.Namespaces.add(Type="network", Path=edits["network"])
         spec.Process.Terminal = edits.get("terminal", False)
         request.sandbox_pidns = edits.get("sandbox_pidns", False)
         if "memory" in edits:
@@ -157,6 +164,15 @@ class Agent:
         if start:
             await self.call("StartContainer", pb.StartContainerRequest(container_id=container_id))
         return container_id
+
+    async def refused_run(self, *words: str, **edits: Any) -> tuple[int, str]:
+        """Code and text of a `run` that must fail; its root is removed for the next try."""
+        try:
+            await self.run(*words, **edits)
+        except StatusError as error:
+            shutil.rmtree(self.root / "run/kata-containers" / words[0])
+            return error.status.code, error.status.message
+        raise AssertionError("the container was made")
 
     async def execute(self, container_id: str, exec_id: str, *args: str, terminal: bool = False) -> str:
         """Run one more process."""
