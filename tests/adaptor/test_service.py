@@ -270,7 +270,7 @@ async def test_a_living_adaptors_socket_or_state_is_refused_and_a_dead_ones_take
         dead.bind(machine.settings.socket)
     await machine.up()
     try:
-        with pytest.raises(LocalFailure, match="state folder .* in use"):
+        with pytest.raises(LocalFailure, match=r"state folder .* in use"):
             await machine.make(socket=f"{machine.root}/other.sock").startService()
         second = machine.make(state_dir=f"{machine.root}/state-2", admin=f"{machine.root}/admin-2")
         with pytest.raises(LocalFailure, match=r"hypervisor.sock .*in use"):

@@ -327,12 +327,6 @@ class FakeNetwork:
         if self.crash.step("tear_down:after"):
             await Deferred()
 
-    async def sweep(self, keep: Any) -> list[str]:
-        gone = [name for name in self.node.tunnels if name not in keep]
-        for name in gone:
-            del self.node.tunnels[name]
-        return gone
-
 
 class FakeFolders:
     def __init__(self, node: FakeNode, crash: Crash) -> None:

@@ -79,9 +79,6 @@ class NetworkPort(Protocol):
     async def tear_down(self, tunnel: Tunnel) -> None:
         """Remove it, also when the namespace is gone. Idempotent."""
 
-    async def sweep(self, keep: Collection[SandboxId]) -> list[str]:
-        """Remove what other sandboxes left; the names of what was removed."""
-
 
 class KeyPort(Protocol):
     """Keys of the link."""

@@ -59,11 +59,6 @@ class RealNetwork:
 
         await podnet.teardown_tunnel(tunnel)
 
-    async def sweep(self, keep: Collection[SandboxId]) -> list[str]:
-        from peerpods import podnet
-
-        return await podnet.sweep(keep)
-
 
 class RealKeys:
     """`KeyPort` by `pki`."""

@@ -32,7 +32,7 @@ from peerpods.aio import spawn
 from peerpods.clouds.interface import Provider
 from peerpods.config.settings import AdaptorSettings, GuestSettings
 from peerpods.errors import LocalFailure
-from peerpods.model import Phase, SandboxId
+from peerpods.model import Phase
 from peerpods.obs import ready
 from peerpods.obs.log import get_logger
 from peerpods.ttrpc import Server
@@ -145,7 +145,6 @@ class AdaptorService(Service):
         await self._listen(settings.socket, hypervisor)
         await self._listen(settings.admin, admin)
         self.runner.load(records)
-        await self._sweep_network()
         assert self._relay is not None
         self._relay.start()
         self.watch.start()
@@ -187,16 +186,6 @@ class AdaptorService(Service):
             text = str(error) if path in str(error) else f"{path}: {error.strerror or error}"
             raise LocalFailure(f"the adaptor cannot start: {text}") from error
         self._servers.append(server)
-
-    async def _sweep_network(self) -> None:
-        keep: set[SandboxId] = {record.id for record in self.runner.living()}
-        try:
-            removed = await self._network.sweep(keep)
-        except Exception as error:
-            log.warning("network_sweep_failed", error=str(error))
-            return
-        if removed:
-            log.warning("network_swept", removed=removed)
 
     def _changed(self, before: Sandbox | None, after: Sandbox) -> None:
         self._meters.changed(before, after)

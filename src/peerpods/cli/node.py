@@ -67,6 +67,8 @@ class Node:
             f"--pods-dir={self.folder}/pods",
             f"--state-dir={self.state}",
             f"--relay={self.folder}/relay.sock",
+            # Its instances carry a name of their own: no other adaptor of this machine takes them for strays.
+            f"--cluster={self.folder.name}",
             "--http=",
             "--log-format=json",
             *([f"--config={self.config}"] if self.config else []),
