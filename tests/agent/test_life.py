@@ -209,13 +209,44 @@ async def test_storages_copied_files_and_termination_log(agent):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_new_sandbox_begins_with_an_empty_folder_and_keeps_the_socket():
+    from twisted.internet import reactor
+
+    base = "/run/kata-containers"
+    setup = f"mkdir -p {base}/stale/mount {base}/more && touch {base}/more/file && mount -t tmpfs t {base}/stale/mount"
+    agent = await Agent(reactor, setup=setup, listen=f"{base}/agent.sock").connect()
+    try:
+        await agent.sandbox()
+        assert sorted(p.name for p in (agent.root / base[1:]).iterdir()) == ["agent.sock", "sandbox"]
+        shm = agent.root / base[1:] / "sandbox/shm"
+        assert shm.is_mount()
+        assert shm.stat().st_mode & 0o7777 == 0o1777
+        await agent.run("c", "sleep", "1000")
+        code, text = await agent.refused("CreateSandbox", pb.CreateSandboxRequest(sandbox_id="other"))
+        assert code == Code.FAILED_PRECONDITION
+        assert "one pod" in text
+    finally:
+        await agent.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_killing_a_container_of_a_shared_pid_namespace_ends_all_of_it(agent):
+    await agent.sandbox()
+    await agent.run(SANDBOX_ID, "sleep", "1000")
+    await agent.run("c", "sh", "-c", "sleep 500 & sleep 501 & echo up; exec sleep 502", sandbox_pidns=True)
+    assert (await agent.call("ReadStdout", pb.ReadStreamRequest(container_id="c", len=9))).data == b"up\n"
+    await agent.kill("c", 9)
+    assert await agent.wait("c") == 137
+    assert await agent.read_all("c") == b""
+    await agent.remove("c")
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_network_is_the_forwarders_namespace():
     from twisted.internet import reactor
 
     setup = "ip netns add podns && ip -n podns link add pod0 type veth peer name pod1"
     agent = await Agent(reactor, setup=setup).connect()
-        reactor, setup="ip netns add podns && ip -n podns link add pod0 type veth peer name pod1"
-    ).connect()
     try:
         await agent.sandbox()
         await agent.run("c", "sh", "-c", "ls /sys/class/net; exit 0", network="/run/netns/podns")

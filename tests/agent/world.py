@@ -41,16 +41,24 @@ START_SECONDS = 30.0
 class Agent:
     """One agent process. `close` must be called; it fails the test when something is left."""
 
-    def __init__(self, reactor: Any, *, setup: str = "true", wrapper: tuple[str, ...] = ()) -> None:
+    def __init__(self, reactor: Any, *, setup: str = "true", listen: str = "") -> None:
         self.reactor = reactor
         self.folder = Path(tempfile.mkdtemp(prefix="pp-agent-", dir="/tmp"))
-        self.socket = self.folder / "agent.sock"
         twistd = str(Path(sys.executable).parent / "twistd")
         script = f'mount -t tmpfs tmpfs /run && {setup} && exec "$@"'
-        argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", *wrapper, twistd]
-        argv += ["-n", "--pidfile=", "--rundir", str(self.folder), "agent", "--listen", str(self.socket)]
+        argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", twistd]
+        argv += [
+            "-n",
+            "--pidfile=",
+            "--rundir",
+            str(self.folder),
+            "agent",
+            "--listen",
+            listen or f"{self.folder}/agent.sock",
+        ]
         self.log = (self.folder / "log").open("w+b")
         self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        self.socket = self.root / listen[1:] if listen else self.folder / "agent.sock"
         self.client: Client
 
     async def connect(self) -> Agent:
