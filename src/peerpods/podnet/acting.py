@@ -72,7 +72,7 @@ class Acting:
             if error.code in (errno.EAFNOSUPPORT, errno.EPFNOSUPPORT) and ":" in remote:
                 return True  # a kernel without IPv6
             raise
-        _remove(here, name)
+        kernel.remove(here, name)
         return True
 
     def setup(self, tunnel: Tunnel) -> None:
@@ -96,7 +96,7 @@ class Acting:
     def _make(self, here: IPRoute, tunnel: Tunnel, mark: plan.Mark) -> Link:
         """The device: made here under the sandbox's own name, marked, then moved; a half-made one is made anew."""
         name = plan.device_name(tunnel.sandbox)
-        _remove(here, name)
+        kernel.remove(here, name)
         try:
             kernel.make_vxlan(here, name, vni=tunnel.vni, port=tunnel.port, remote=tunnel.remote, local=tunnel.local)
         except NetlinkError as error:
@@ -133,7 +133,7 @@ class Acting:
             except Refused:
                 pod, peer_mtu = None, 0  # gone, and the device with it
             _restore_peer(here, pod, peer_mtu)
-            _remove(here, plan.device_name(tunnel.sandbox))
+            kernel.remove(here, plan.device_name(tunnel.sandbox))
             self._track_again({tunnel.sandbox})
 
     def sweep(self, keep: Collection[str]) -> list[str]:
@@ -144,7 +144,7 @@ class Acting:
             for link in kernel.links(here):
                 mark = plan.parse_mark(link.alias)
                 if link.kind == "vxlan" and mark is not None and link.name not in kept_names:
-                    _remove(here, link.name)
+                    kernel.remove(here, link.name)
                     done.append(f"device {link.name} of sandbox {mark.sandbox}")
             for path in _named(self._named):
                 done += _sweep_pod(here, path, keep)
@@ -228,7 +228,7 @@ def _part(there: IPRoute, sandbox: str, interface: str = "") -> tuple[Link | Non
             kernel.remove_redirect(there, pod.index, keep_qdisc=mark.kept_qdisc)
             if mark.pod_mtu:
                 there.link("set", index=pod.index, mtu=mark.pod_mtu)
-        _remove(there, device.name)
+        kernel.remove(there, device.name)
         return pod, mark.peer_mtu
     return None, 0
 
@@ -259,17 +259,6 @@ def _named(folder: str) -> list[str]:
         return [str(one) for one in sorted(Path(folder).iterdir())[:MAX_NAMED]]
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _remove(ipr: IPRoute, name: str) -> None:
-    link = kernel.by_name(ipr, name)
-    if link is None:
-        return
-    try:
-        ipr.link("del", index=link.index)
-    except NetlinkError as error:
-        if error.code != errno.ENODEV:
-            raise
 
 
 @contextmanager

@@ -144,6 +144,18 @@ def by_name(ipr: IPRoute, name: str) -> Link | None:
         raise
 
 
+def remove(ipr: IPRoute, name: str) -> None:
+    """Remove a device. Idempotent."""
+    link = by_name(ipr, name)
+    if link is None:
+        return
+    try:
+        ipr.link("del", index=link.index)
+    except NetlinkError as error:
+        if error.code != errno.ENODEV:
+            raise
+
+
 def make_vxlan(ipr: IPRoute, name: str, *, vni: int, port: int, remote: str, local: str = "") -> None:
     """A point-to-point vxlan device: one remote, no learning (a forged source must not draw the pod's packets).
 

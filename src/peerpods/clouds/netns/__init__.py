@@ -1,0 +1,1 @@
+"""Provider `netns`: instances that are namespaces of this machine. Fast, real networking, NO isolation: not for use."""
