@@ -45,7 +45,8 @@ class Agent:
         self.reactor = reactor
         self.folder = Path(tempfile.mkdtemp(prefix="pp-agent-", dir="/tmp"))
         twistd = str(Path(sys.executable).parent / "twistd")
-        script = f'mount -t tmpfs tmpfs /run && {setup} && exec "$@"'
+        # As strict and as strange as a service manager may start it.
+        script = f'umask 077; export NOTIFY_SOCKET=@nobody; mount -t tmpfs tmpfs /run && {setup} && exec "$@"'
         argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", twistd]
         argv += [
             "-n",

@@ -51,10 +51,13 @@ def find(tool: str) -> str:
 def spawn(argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, env: Mapping[str, str] | None = None) -> int:
     """Start a program with three given descriptors and nothing else open; its pid."""
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((stdin, stdout, stderr))]
+    environment = dict(os.environ if env is None else env)
+    # The manager's socket is ours alone: crun would pass it on and wait for the container to say that it is ready.
+    environment.pop("NOTIFY_SOCKET", None)
     return os.posix_spawn(
         find(argv[0]),
         list(argv),
-        dict(os.environ if env is None else env),
+        environment,
         file_actions=actions,
         setsigmask=[],
         setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM],

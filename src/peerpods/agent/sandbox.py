@@ -81,7 +81,7 @@ class Sandbox:
                 kernel.unmount(point)
         stale = [entry.path for entry in os.scandir(base) if entry.path != self._keep]
         if stale:
-            await run(self._reactor, ["rm", "-rf", "--one-file-system", "--", *stale], timeout=60)
+            await run(self._reactor, ["rm", "-rf", "--", *stale], timeout=60)
         self._mounts.clear()
 
     def _unpin(self) -> None:

@@ -3,6 +3,7 @@
 # ruff: noqa: ASYNC240  (small files on this machine's tmpfs and procfs: they do not block)
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ class AgentService(Service):
 
     async def _start(self) -> None:
         kernel.become_subreaper()
+        os.umask(0o022)  # roots and folders are read by containers of any user
         cgroups = cgroup.detect()
         if cgroups.version == 0:
             log.warning("cgroups_unusable", consequence="containers run without limits and figures")

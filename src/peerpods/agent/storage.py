@@ -131,5 +131,5 @@ class RootStorage:
         """Undo `guest_pull`; silent about what is not there."""
         kernel.unmount(rootfs)
         layers = self._state / "overlay" / container_id
-        argv = ["rm", "-rf", "--one-file-system", "--", str(layers), rootfs]
+        argv = ["rm", "-rf", "--", str(layers), rootfs]
         await run(self._reactor, argv, timeout=COPY_SECONDS)
