@@ -77,7 +77,7 @@ STRIPPED = (
     "usr/share/iproute2-doc usr/share/python3 usr/share/applications usr/share/pixmaps usr/share/containers "
     "usr/lib/python3.13/idlelib usr/lib/python3.13/lib2to3 usr/lib/python3.13/pydoc_data usr/lib/python3.13/ensurepip "
     "usr/lib/python3.13/turtledemo usr/lib/python3.13/tkinter usr/lib/python3.13/venv usr/lib/python3.13/test "
-    "usr/lib/python3.13/unittest usr/lib/python3.13/curses usr/lib/python3.13/dbm usr/lib/python3.13/sqlite3 "
+    "usr/lib/python3.13/curses usr/lib/python3.13/dbm "
     "usr/lib/python3.13/wsgiref usr/lib/python3.13/xmlrpc usr/lib/python3.13/_pyrepl usr/lib/tc usr/lib/systemd "
     "usr/lib/udev usr/lib/x86_64-linux-gnu/gconv usr/lib/x86_64-linux-gnu/audit usr/lib/x86_64-linux-gnu/perl-base "
     "usr/sbin/arpd "

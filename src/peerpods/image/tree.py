@@ -152,6 +152,7 @@ def _check(base: Base, root: Path) -> None:
         "    assert importlib.util.find_spec(name) is None, name\n"
         "import peerpods.userdata.reader, peerpods.forwarder.service, peerpods.agent.service\n"
         "assert 'twisted.internet.reactor' not in sys.modules, 'a module made a reactor'\n"
+        "import peerpods.podnet.guest, pyroute2, yaml, twisted.internet.reactor\n"
     )
     base.python(root, "-c", script, str(root / PYTHON_PACKAGES))
 

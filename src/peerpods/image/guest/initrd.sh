@@ -47,7 +47,7 @@ $bb mkdir -p /root/var/lib /root/var/tmp /root/var/log /root/var/cache /root/run
 $bb chmod 700 /root/run/peerpod
 $bb mount --move /proc /root/proc
 $bb mount --move /sys /root/sys
-$bb mount --move /dev /root/dev
+$bb mount -t devtmpfs -o nosuid,noexec devtmpfs /root/dev # /dev stays: the shell opens /dev/null for a job
 cd /root
 $bb mkdir -p dev/pts dev/shm dev/mqueue
 $bb mount -t devpts -o nosuid,noexec,mode=620,ptmxmode=666 devpts dev/pts
@@ -59,7 +59,7 @@ echo podvm > proc/sys/kernel/hostname
 $bb ip link set lo up
 if [ -e sys/class/net/eth0 ]; then
     $bb ip link set eth0 up
-    $bb chroot . /usr/bin/busybox udhcpc -f -t 5 -T 1 -A 2 -i eth0 -s /usr/lib/peerpods/udhcpc.sh > /dev/null 2>&1 < /dev/null &
+    $bb chroot . /usr/bin/busybox udhcpc -f -t 5 -T 1 -A 2 -i eth0 -s /usr/lib/peerpods/udhcpc.sh > dev/null 2>&1 < dev/null &
 fi
 read -r up rest < proc/uptime
 echo "peerpods[$up] phase initrd"
