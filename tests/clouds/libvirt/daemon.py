@@ -32,6 +32,10 @@ class DaemonProcess:
         self._process.stdin.flush()
         assert self._process.stdout.readline().strip() == "restarted"
 
+    def inside(self, *command: str) -> None:
+        """Run a command in the daemon's mount namespace."""
+        subprocess.run(["nsenter", "-m", "-t", str(self._process.pid), *command], check=True)
+
     def close(self) -> None:
         """End it. Idempotent."""
         if self._process.poll() is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 SAYS = "tiny guest is up"
 CMDLINE = "console=ttyS0 quiet panic=1 cryptomgr.notests rcupdate.rcu_expedited=1"
-MODULES = ("virtio", "virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk")
+MODULES = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk")
 NET_MODULES = ("failover", "net_failover", "virtio_net")
 INIT = f"""#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -32,7 +32,7 @@ while :; do sleep 3600; done
 
 def image_dir() -> Path:
     """The folder with vmlinuz, initrd.img, root.img and cmdline; made if it is not there yet."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "peerpods" / "tiny-guest-1"
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "peerpods" / "tiny-guest-2"
     if (cache / "cmdline").exists():
         return cache
     cache.parent.mkdir(parents=True, exist_ok=True)

@@ -53,6 +53,7 @@ class MemoryProvider:
         store: shared between providers that shall see the same cloud.
         faults: what goes wrong; none by default.
         agent: what the instances answer; see `peerpods.clouds.memory.guest`.
+        guests: boots the instances, instead of listeners with `agent` behind.
     """
 
     name = "memory"
@@ -65,12 +66,14 @@ class MemoryProvider:
         store: MemoryStore | None = None,
         faults: FaultPlan | None = None,
         agent: AgentScript = generic_agent,
+        guests: Guests | None = None,
     ) -> None:
         self.settings = settings
         self.store = store if store is not None else MemoryStore()
-        self.faults = faults if faults is not None else FaultPlan(address_delay=settings.boot_delay)
+        told = FaultPlan(address_delay=settings.boot_delay, guest=Guest(settings.guest))
+        self.faults = faults if faults is not None else told
         self._reactor = reactor
-        self._guests = Guests(reactor, agent)
+        self._guests = guests if guests is not None else Guests(reactor, agent)
         self._changed: list[Deferred[None]] = []
 
     def capabilities(self) -> Capabilities:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 CONSOLE_MAX = 1 << 20  # bytes; the older half goes when it is full
 _NEWNS = 0x20000
-_PRIVATE = 0x4000 | 0x40000  # MS_REC | MS_PRIVATE
+_SLAVE = 0x4000 | 0x80000  # MS_REC | MS_SLAVE: what the node unmounts goes here too, nothing goes back
+_DETACH = 2  # MNT_DETACH
 _NOSUID_NODEV_NOEXEC = 0x2 | 0x4 | 0x8
 _LOOK = 0.1  # seconds between looks for ended children
 
@@ -55,7 +56,11 @@ def _mounts() -> None:
     resolver = Path("/etc/resolv.conf")
     resolver_text = resolver.read_bytes() if resolver.exists() else b""
     checked(libc.unshare(_NEWNS), "in a namespace of its own")
-    checked(libc.mount(b"none", b"/", None, _PRIVATE, None), "/ as private")
+    checked(libc.mount(b"none", b"/", None, _SLAVE, None), "/ apart from the node's")
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        if right.startswith("nsfs "):  # a copy of it here would keep a pod's namespace alive
+            libc.umount2(left.split()[4].encode().decode("unicode_escape").encode(), _DETACH)
     for place in ("/run", "/media"):
         Path(place).mkdir(exist_ok=True)
         checked(libc.mount(b"tmpfs", place.encode(), b"tmpfs", 0x2, b"mode=0755"), place)

@@ -181,6 +181,7 @@ class Maker:
             child = self._children.pop(record.pid, None)
             if child is not None:
                 child.wait(GONE_WITHIN)
+            cgroups.remove_empty()
             with IPRoute() as here:
                 remove(here, record.device)
             self.store.remove(instance_id)
