@@ -27,6 +27,7 @@ class AgentLine(Protocol):
     """
 
     transport: Any = None
+    takes_views = True  # the decoder keeps nothing of what it is fed
 
     def __init__(
         self,

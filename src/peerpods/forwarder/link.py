@@ -36,6 +36,7 @@ class Link(Protocol):
     """
 
     transport: Any = None
+    takes_views = True  # the decoder keeps nothing of what it is fed
 
     def __init__(
         self,

@@ -32,6 +32,7 @@ class Link(protocol.Protocol):
     """A TLS connection as a link."""
 
     transport: Any = None
+    takes_views = True
 
     def __init__(self, owner: LinkOwner) -> None:
         self._owner: LinkOwner | None = owner
@@ -60,7 +61,7 @@ class Link(protocol.Protocol):
     def connectionMade(self) -> None:
         self.transport.registerProducer(self, True)
 
-    def dataReceived(self, data: bytes) -> None:
+    def dataReceived(self, data: bytes | memoryview) -> None:
         frames = self._decoder.feed(data)
         if frames and self._owner is not None:
             self._owner.link_frames(frames)

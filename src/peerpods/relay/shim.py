@@ -37,6 +37,7 @@ class Shim(protocol.Protocol):
     """One connection of a shim."""
 
     transport: Any = None
+    takes_views = True
 
     def __init__(self, owner: ShimOwner) -> None:
         self.caller = Caller(next(_ids))
@@ -61,7 +62,7 @@ class Shim(protocol.Protocol):
     def connectionMade(self) -> None:
         self.transport.registerProducer(self, True)
 
-    def dataReceived(self, data: bytes) -> None:
+    def dataReceived(self, data: bytes | memoryview) -> None:
         frames = self._decoder.feed(data)
         if frames:
             self._owner.shim_frames(self, frames)

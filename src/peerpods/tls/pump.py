@@ -75,6 +75,9 @@ def address_of(name: Any, family: int) -> IAddress:
 class Pump:
     """A connected socket. Call `begin` once; reactor thread only.
 
+    A protocol with a true attribute `takes_views` gets memoryviews that are good only during `dataReceived`: one copy
+    less of everything.
+
     Protocol methods are never called from within `write`, `loseConnection` or `abortConnection`.
     """
 
@@ -98,12 +101,14 @@ class Pump:
         self._reason: Failure | None = None
         self._timer: Any = None
         self._peer: IAddress | None = None
+        self._views = False
 
     # -- what the owner calls
 
     def begin(self, protocol: IProtocol) -> None:
         """Connect the protocol and start to read."""
         self.protocol = protocol
+        self._views = bool(getattr(protocol, "takes_views", False))
         self.phase = Phase.OPEN
         protocol.makeConnection(self)
         if self.phase is Phase.OPEN:
@@ -271,7 +276,7 @@ class Pump:
 
     def _received(self, data: memoryview) -> None:
         assert self.protocol is not None
-        self.protocol.dataReceived(bytes(data))
+        self.protocol.dataReceived(data if self._views else bytes(data))  # type: ignore[arg-type]
 
     def _peer_ended(self) -> None:
         if IHalfCloseableProtocol.providedBy(self.protocol) and not self._half_closing:

@@ -168,7 +168,8 @@ class TlsPump(Pump):
             return
         self._flush()
         if got and self.phase is Phase.OPEN:
-            self.protocol.dataReceived(bytes(_PLAIN[:got]))
+            view = _PLAIN[:got]
+            self.protocol.dataReceived(view if self._views else bytes(view))  # type: ignore[arg-type]
         if broken is not None:
             self._break(failure(broken))
         elif ended:

@@ -86,11 +86,10 @@ class FrameDecoder:
     No input makes it fail: any ten bytes are a header.
     """
 
-    __slots__ = ("_buffer", "_drain", "_need", "_oversize")
+    __slots__ = ("_buffer", "_drain", "_oversize")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._need = HEADER_SIZE
         self._drain = 0
         self._oversize: Oversize | None = None
 
@@ -105,39 +104,57 @@ class FrameDecoder:
         return bool(self._buffer) or self._drain > 0
 
     def feed(self, data: bytes | memoryview) -> list[Frame | Oversize]:
-        """Take bytes in; give the frames that are now complete, in order. An Oversize comes after its last byte."""
-        buffer = self._buffer
-        if buffer:
-            buffer += data
-            if len(buffer) < self._need:
-                return []
-            chunk = bytes(buffer)
-            buffer.clear()
-        else:
-            chunk = data if isinstance(data, bytes) else bytes(data)
+        """Take bytes in; give the frames that are now complete, in order. An Oversize comes after its last byte.
+
+        Nothing of `data` is kept: a memoryview of a buffer that is used again is fine.
+        """
         frames: list[Frame | Oversize] = []
-        pos = self._skip(chunk, 0, frames) if self._drain else 0
-        end = len(chunk)
+        pos = self._skip(data, 0, frames) if self._drain else 0
+        if self._buffer:
+            pos = self._complete(data, pos, frames)
+        end = len(data)
+        unpack = HEADER.unpack_from
         while pos + HEADER_SIZE <= end:
-            length, stream, type_, flags = HEADER.unpack_from(chunk, pos)
+            length, stream, type_, flags = unpack(data, pos)
             if length > MAX_LENGTH:
                 self._drain = length
                 self._oversize = Oversize(stream, type_, flags, length)
-                pos = self._skip(chunk, pos + HEADER_SIZE, frames)
+                pos = self._skip(data, pos + HEADER_SIZE, frames)
                 continue
             stop = pos + HEADER_SIZE + length
             if stop > end:
-                self._need = HEADER_SIZE + length
-                buffer += chunk[pos:]
-                return frames
-            frames.append(Frame(stream, type_, flags, chunk[pos + HEADER_SIZE : stop]))
+                break
+            frames.append(Frame(stream, type_, flags, bytes(data[pos + HEADER_SIZE : stop])))
             pos = stop
         if pos < end:
-            buffer += chunk[pos:]
-        self._need = HEADER_SIZE
+            self._buffer += data[pos:]
         return frames
 
-    def _skip(self, chunk: bytes, pos: int, frames: list[Frame | Oversize]) -> int:
+    def _complete(self, data: bytes | memoryview, pos: int, frames: list[Frame | Oversize]) -> int:
+        """Take what the unfinished frame lacks, and no more; give the place after it."""
+        buffer = self._buffer
+        if len(buffer) < HEADER_SIZE:
+            taken = data[pos : pos + HEADER_SIZE - len(buffer)]
+            buffer += taken
+            pos += len(taken)
+            if len(buffer) < HEADER_SIZE:
+                return pos
+        length, stream, type_, flags = HEADER.unpack_from(buffer)
+        if length > MAX_LENGTH:
+            buffer.clear()
+            self._drain = length
+            self._oversize = Oversize(stream, type_, flags, length)
+            return self._skip(data, pos, frames)
+        taken = data[pos : pos + HEADER_SIZE + length - len(buffer)]
+        buffer += taken
+        pos += len(taken)
+        if len(buffer) == HEADER_SIZE + length:
+            with memoryview(buffer) as view:
+                frames.append(Frame(stream, type_, flags, bytes(view[HEADER_SIZE:])))
+            buffer.clear()
+        return pos
+
+    def _skip(self, chunk: bytes | memoryview, pos: int, frames: list[Frame | Oversize]) -> int:
         """Throw away bytes of an oversized body; give the place after them."""
         taken = min(self._drain, len(chunk) - pos)
         self._drain -= taken
