@@ -14,7 +14,7 @@ from tests.forwarder.test_told import KEYS, TOLD
 
 
 class Agent:
-    """Answers OK to everything, except what `answers` says: a Response, or a Deferred of one."""
+    """Answers OK to everything, except what `answers` says: a Response, a Deferred of one, or what makes one."""
 
     def __init__(self, path):
         self.path = path
@@ -30,6 +30,8 @@ class Agent:
     async def _call(self, context, request):
         self.seen.append(request)
         answer = self.answers.get(request.method, Response())
+        if callable(answer):
+            answer = answer()
         return await answer if isinstance(answer, Deferred) else answer
 
     async def stop(self):
