@@ -17,6 +17,7 @@ from pathlib import Path
 import attrs
 
 from peerpods.clouds.interface import CreateRequest
+from peerpods.clouds.netns import cgroups
 from peerpods.clouds.netns.settings import NetnsSettings
 from peerpods.clouds.netns.state import Record, Store, choose_address, identity, node_address, started_at
 from peerpods.errors import CloudError, CloudFailure, ConfigError
