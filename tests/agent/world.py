@@ -46,7 +46,7 @@ class Agent:
         self.folder = Path(tempfile.mkdtemp(prefix="pp-agent-", dir="/tmp"))
         twistd = str(Path(sys.executable).parent / "twistd")
         # As strict and as strange as a service manager may start it.
-        script = f'umask 077; export NOTIFY_SOCKET=@nobody; mount -t tmpfs tmpfs /run && {setup} && exec "$@"'
+        script = f'umask 077; export NOTIFY_SOCKET=/run/nobody; mount -t tmpfs tmpfs /run && {setup} && exec "$@"'
         argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", twistd]
         argv += [
             "-n",

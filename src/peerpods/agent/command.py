@@ -52,7 +52,7 @@ def spawn(argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, env: Map
     """Start a program with three given descriptors and nothing else open; its pid."""
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((stdin, stdout, stderr))]
     environment = dict(os.environ if env is None else env)
-    # The manager's socket is ours alone: crun would pass it on and wait for the container to say that it is ready.
+    # The service manager's socket is ours alone: crun hands it on to containers when it is told of one.
     environment.pop("NOTIFY_SOCKET", None)
     return os.posix_spawn(
         find(argv[0]),
