@@ -5,7 +5,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from peerpods.forwarder.guard import AGENT, Guard
-from peerpods.forwarder.link import AGENT_WAIT, HEADER_TIME, MAX_WAITING, Link
+from peerpods.forwarder.link import AGENT_WAIT, HEADER_TIME, MAX_REFUSAL_LINES, MAX_WAITING, Link
 from peerpods.ttrpc import Code, FrameDecoder, Request, decode_response, encode_frame
 
 
@@ -102,6 +102,17 @@ def test_a_header_is_not_late_when_it_is_we_who_do_not_read(alone):
     alone.link.dataReceived(b"\0\0")
     alone.clock.pump([1] * 30)
     assert not alone.transport.disconnecting
+
+
+def test_hostile_frames_are_answered_and_leave_no_trace(alone, capsys):
+    junk = b"".join(
+        encode_frame(4 * number + 1, 1, 0, b"\xff") + encode_frame(4 * number + 3, 3, 0, b"x") for number in range(500)
+    )
+    for _ in range(20):
+        alone.link.dataReceived(junk)
+    assert len(alone.transport.value()) > 20 * 1000 * 10
+    assert alone.link.calls.in_flight == 0
+    assert capsys.readouterr().err.count('"refused"') <= MAX_REFUSAL_LINES
 
 
 def test_a_client_that_goes_leaves_nothing_behind(alone):

@@ -7,14 +7,16 @@ import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Factory, Protocol
 
 from peerpods.errors import ConfigError, GuestError, LocalFailure
 from peerpods.forwarder.paths import SHARED
 from peerpods.obs import ready
 from peerpods.pki.issue import issue
 from peerpods.protocols import agent_pb2, health_pb2
-from peerpods.ttrpc import Code, Request, Response, StatusError, encode_frame
+from peerpods.ttrpc import Code, FrameDecoder, Request, Response, Server, StatusError, decode_request, encode_frame
+from peerpods.ttrpc.unix import listen_unix
+from tests.forwarder.recorded import LIVES, frames, requests
 from tests.forwarder.test_guard import container, copyfile, of, policy, sandbox
 from tests.forwarder.test_rewrite import namespaces
 from tests.forwarder.test_told import TOLD, initdata
@@ -22,6 +24,12 @@ from tests.forwarder.world import status, until
 
 AGENT = "grpc.AgentService"
 ensure = pytest_twisted.ensureDeferred
+
+
+def reactor():
+    from twisted.internet import reactor as installed
+
+    return installed
 
 
 async def fails(call, code, *words):
@@ -289,6 +297,41 @@ async def test_a_restarted_forwarder_guards_on(world):
     client = await world.connect()
     await fails(ask(client, "CreateSandbox", sandbox()), Code.FAILED_PRECONDITION)
     await ask(client, "StartContainer", of())
+
+
+class RawAgent(Protocol):
+    """Takes frames apart and answers when told."""
+
+    def __init__(self):
+        self.decoder, self.frames = FrameDecoder(), []
+
+    def dataReceived(self, data):
+        self.frames += self.decoder.feed(data)
+
+
+@pytest.mark.parametrize("life", LIVES)
+@ensure
+async def test_a_recorded_life_over_the_wire(world, life):
+    agent = RawAgent()
+    world.agent.port = await listen_unix(reactor(), world.agent.path, Factory.forProtocol(lambda: agent))
+    world.agent.server = Server(reactor(), [])
+    world.start()
+    client = await world.connect(factory=Raw)
+    ours, calls = {}, 0
+    for is_request, frame in frames(life):
+        if is_request:
+            client.transport.write(frame)
+            calls += 1
+            await until(lambda: len(agent.frames) == calls)
+            ours[frame[4:8]] = agent.frames[-1].stream
+        elif frame[4:8] in ours:
+            answer = frame[:4] + ours[frame[4:8]].to_bytes(4, "big") + frame[8:]
+            agent.transport.write(answer)
+            await until(lambda: len(client.data) >= len(frame))
+            assert client.data == frame
+            client.data = b""
+    assert calls > 20
+    assert [decode_request(frame.body).method for frame in agent.frames] == [method for method, _ in requests(life)]
 
 
 # What it will not start with

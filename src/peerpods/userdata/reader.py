@@ -117,13 +117,15 @@ def run(argv: Sequence[str]) -> int:
         install(plan(document), options.root)
     except Refused as error:
         return _say(error, 2)
-    except (PeerPodError, OSError) as error:
+    except PeerPodError as error:
         return _say(error, 1)
+    except OSError as error:
+        return _say(f"{error.filename}: {error.strerror}", 1)
     return 0
 
 
-def _say(error: Exception, code: int) -> int:
-    print("peerpods-userdata:", " ".join(str(error).split()), file=sys.stderr)
+def _say(reason: object, code: int) -> int:
+    print("peerpods-userdata:", " ".join(str(reason).split()), file=sys.stderr)
     return code
 
 
