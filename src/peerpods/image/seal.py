@@ -15,19 +15,23 @@ BLOCK = 4096
 
 def root_image(base: Base, root: Path, target: Path) -> str:
     """Write root.img: erofs, then the verity tree. Gives the value of `peerpods.verity=`: root hash, salt, number of
-    data blocks, first block of the hash tree."""
+    data blocks, first block of the hash tree.
+
+    SHA-512, since a 64-bit machine without instructions for SHA needs a third less time for it than for SHA-256; lz4
+    halves what must be hashed. Without hardware virtualisation both together save 2 s of 11 up to a listening forwarder.
+    """
     target.unlink(missing_ok=True)
-    base.tool("mkfs.erofs", "--quiet", "--all-root", "-x-1", "-T", str(inputs.EPOCH), "-U", inputs.UUID, target, root)
+    base.tool("mkfs.erofs", "--quiet", "-zlz4hc,9", "-C16384", "--all-root", "-x-1", "-T", str(inputs.EPOCH), "-U", inputs.UUID, target, root)
     size = target.stat().st_size
     blocks = -(-size // BLOCK)
     with open(target, "ab") as file:
         file.truncate(blocks * BLOCK)
     out = base.tool(
         "veritysetup", "format", target, target, f"--hash-offset={blocks * BLOCK}", f"--data-blocks={blocks}",
-        "--hash=sha256", f"--salt={inputs.SALT}", f"--uuid={inputs.UUID}",
+        "--hash=sha512", f"--salt={inputs.SALT}", f"--uuid={inputs.UUID}",
         f"--data-block-size={BLOCK}", f"--hash-block-size={BLOCK}",
     )  # fmt: skip
-    found = re.search(r"Root hash:\s*([0-9a-f]{64})", out)
+    found = re.search(r"Root hash:\s*([0-9a-f]{128})", out)
     if not found:
         raise LocalFailure("veritysetup printed no root hash")
     return f"{found.group(1)},{inputs.SALT},{blocks},{blocks + 1}"  # one block of superblock before the tree

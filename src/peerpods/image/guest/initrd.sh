@@ -35,7 +35,7 @@ while [ -z "$disk" ]; do
     $bb usleep 100000
 done
 dmsetup create root --readonly --noudevsync --noudevrules --table \
-    "0 $((blocks * 8)) verity 1 $disk $disk 4096 4096 $blocks $first sha256 $hash $salt 1 panic_on_corruption" ||
+    "0 $((blocks * 8)) verity 1 $disk $disk 4096 4096 $blocks $first sha512 $hash $salt 1 panic_on_corruption" ||
     stop "dm-verity refused the root disk"
 $bb mount -t erofs -o ro,nodev,noatime /dev/dm-0 /root || stop "the root disk is not the one of this kernel command line"
 
