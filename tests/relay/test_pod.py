@@ -437,3 +437,125 @@ async def test_vm_that_does_not_read_stops_the_shims(rig):
     connection.transport.resumeProducing()
     frames = [await raw.frame() for _ in range(40)]
     assert len(frames) == 40
+
+
+@pytest_twisted.ensureDeferred
+async def test_streams_pass_both_ways(rig):
+    from peerpods.protocols import health_pb2
+    from peerpods.ttrpc import Method, Service
+
+    Message = health_pb2.CheckRequest
+
+    async def bidi(ctx, receive, send):
+        while (message := await receive()) is not None:
+            await send(Message(service=message.service.upper()))
+
+    async def count(ctx, request, send):
+        for number in range(int(request.service)):
+            await send(Message(service=str(number)))
+        if request.service == "3":
+            raise FileNotFoundError("gone in the middle")
+
+    async def total(ctx, receive):
+        got = 0
+        while (message := await receive()) is not None:
+            got += len(message.service)
+        return Message(service=str(got))
+
+    vm = rig.vm()
+    vm.server.services["test.Streams"] = Service(
+        "test.Streams",
+        {
+            "Bidi": Method(bidi, Message, Message, kind="bidi"),
+            "Count": Method(count, Message, Message, kind="server_stream"),
+            "Total": Method(total, Message, Message, kind="client_stream"),
+        },
+    )
+    await rig.open()
+    assert (await rig.link(vm)).up
+    shim = await rig.shim()
+
+    talk = shim.stream("test.Streams", "Bidi", None, Message, kind="bidi")
+    for word in ("ab", "cd"):
+        await talk.send(Message(service=word))
+        assert (await talk.receive()).service == word.upper()
+    await talk.close_send()
+    assert await talk.receive() is None
+
+    many = shim.stream("test.Streams", "Count", Message(service="200"), Message, kind="server_stream")
+    assert [(await many.receive()).service for _ in range(200)] == [str(n) for n in range(200)]
+    assert await many.receive() is None
+
+    broken = shim.stream("test.Streams", "Count", Message(service="3"), Message, kind="server_stream")
+    for _ in range(3):
+        await broken.receive()
+    with pytest.raises(StatusError, match="gone in the middle"):
+        await broken.receive()
+
+    sums = shim.stream("test.Streams", "Total", None, Message, kind="client_stream")
+    for word in ("one", "three"):
+        await sums.send(Message(service=word))
+    await sums.close_send()
+    assert (await sums.receive()).service == "8"
+    assert rig.control.pods[ID].mux.calls == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_shim_that_never_reads_refusals_does_not_fill_the_memory(rig):
+    await rig.up()
+    raw = await rig.raw()
+    raw.transport.pauseProducing()
+    # Even ids are refused by the relay itself: nothing of this reaches the VM.
+    raw.transport.write(b"\0\0\0\0\0\0\0\2\1\0" * 400_000)
+    pod = rig.control.pods[ID]
+    await rig.until(lambda: pod._full)
+    await deferLater(reactor, 0.2)
+    (shim,) = pod._shims.values()
+    assert shim.transport.queued < 4_000_000
+    assert not pod._link.transport._reading
+
+
+@pytest_twisted.ensureDeferred
+async def test_too_many_connections_are_refused(rig):
+    await rig.open()
+    raws = [await rig.raw() for _ in range(65)]
+    await raws[-1].lost
+    assert sum(1 for raw in raws if raw.gone) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_address_replaces_the_link_and_says_so(rig):
+    await rig.up()
+    second = rig.vm()
+    second.answer = second.echo
+    raw = await rig.raw()
+    await rig.until(lambda: "SHIM_CONNECTED" in rig.kinds())
+    assert (await rig.link(second)).up
+    await raw.lost
+    assert rig.kinds().count("LINK_UP") == 2 and "LINK_DOWN" in rig.kinds()
+    shim = await rig.shim()
+    assert await shim.call_raw(AGENT, "Echo", b"new") == b"new"
+
+
+@pytest_twisted.ensureDeferred
+async def test_vm_that_sends_rubbish_hurts_only_its_own_calls(rig):
+    """A distrusted guest: frames for nobody, wrong kinds, and an answer over the limit."""
+    vm = await rig.up()
+    (connection,) = vm.server.connections
+    raw = await rig.raw()
+    raw.call(1, b"held")
+    await rig.until(lambda: vm.held)
+    junk = b"".join(
+        (0).to_bytes(4, "big") + stream.to_bytes(4, "big") + bytes([kind, 5])
+        for stream in range(100, 200)
+        for kind in (1, 2, 3, 9)
+    )
+    # Stream 3 is the held call: 1 was the relay's own Health/Check.
+    over = (5 << 20).to_bytes(4, "big") + (3).to_bytes(4, "big") + b"\2\0" + bytes(5 << 20)
+    connection.transport.write(junk + over)
+    frame = await raw.frame()
+    assert frame.stream == 1
+    assert decode_response(frame.body).status.code == Code.RESOURCE_EXHAUSTED
+    vm.answer = vm.echo
+    raw.call(3, b"fine")
+    assert decode_response((await raw.frame()).body).payload == b"fine"
