@@ -344,6 +344,16 @@ def test_a_rewritten_request_that_no_longer_fits_is_refused():
     assert bench.guard.containers == {}
 
 
+def test_used_up_ids_are_an_error_not_a_reuse():
+    bench = Bench()
+    bench.calls._next = 2**32 - 1
+    bench.ask(1)
+    bench.ask(3, "CreateSandbox", sandbox())
+    assert [stream for stream, _ in bench.at_agent()] == [2**32 - 1]
+    assert codes(bench.at_client()) == [(3, Code.RESOURCE_EXHAUSTED)]
+    assert bench.guard.stage is Stage.NEW
+
+
 def test_header_progress_is_seen():
     bench = Bench()
     assert not bench.calls.in_header

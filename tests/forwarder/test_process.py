@@ -47,11 +47,12 @@ def test_a_start_with_a_real_namespace_and_no_tunnel(tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(tmp_path / "notify"))
         notify.settimeout(60)
+        prepare = 'mount -t tmpfs none /run && ip link set lo up && exec "$@"'
+        forwarder = command("--config", str(tmp_path / "apf.json"), "--listen", "127.0.0.1:15150")
         process = subprocess.Popen(
-            ["unshare", "-mn", "sh", "-c", 'mount -t tmpfs none /run && ip link set lo up && exec "$@"', "sh"]
-            + command("--config", str(tmp_path / "apf.json"), "--listen", "127.0.0.1:15150"),
+            ["unshare", "-mn", "sh", "-c", prepare, "sh", *forwarder],
             env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
-            stderr=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             cwd=tmp_path,
         )

@@ -285,6 +285,27 @@ async def test_big_answers_to_a_reader_that_sleeps_do_not_pile_up(world):
 
 
 @ensure
+async def test_an_agent_that_does_not_read_stops_the_client_not_the_memory(world):
+    agent = RawAgent()
+    world.agent.port = await listen_unix(reactor(), world.agent.path, Factory.forProtocol(lambda: agent))
+    world.agent.server = Server(reactor(), [])
+    world.start()
+    client = await world.connect(factory=Raw)
+    body = Request(AGENT, "WriteStdin", bytes(1 << 20)).encode()
+    client.transport.write(encode_frame(1, 1, 0, body))
+    await until(lambda: agent.frames)
+    agent.transport.pauseProducing()
+    for number in range(1, 33):
+        client.transport.write(encode_frame(2 * number + 1, 1, 0, body))
+    (link,) = world.service._links
+    await until(lambda: "agent" in link._holds)
+    assert link.agent.transport.queued < 4 << 20
+    agent.transport.resumeProducing()
+    await until(lambda: len(agent.frames) == 33)
+    assert link._holds == set()
+
+
+@ensure
 async def test_a_restarted_forwarder_guards_on(world):
     await world.agent.listen()
     world.start()
