@@ -108,6 +108,8 @@ def _start(command: str, service: str, writing: int) -> subprocess.Popen[bytes]:
 
 def main(folder: Path, forwarder: str, agent: str) -> int:
     """Run the instance; returns when it has ended."""
+    # By descriptor: the folder's own path may lie below the /run that is about to be hidden.
+    folder = Path(f"/proc/self/fd/{os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)}")
     console = Console(folder / "console.log")
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
