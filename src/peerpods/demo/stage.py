@@ -52,7 +52,7 @@ def make_stage(
 ) -> Stage:
     """Set everything up; `cleanup` gets what takes it down again, in order."""
     tell.head("setting the stage, in namespaces of its own")
-    libvirt = PrivateLibvirt(folder / "libvirt", Plan(bridge=BRIDGE, ipv4=f"{NODE_V4}/24"))
+    libvirt = PrivateLibvirt(folder / "libvirt", Plan(bridge=BRIDGE, ipv4=f"{NODE_V4}/24"), isolated=True)
     cleanup.callback(libvirt.stop)
     libvirt.start()
     tell.held(f"a private libvirt, its bridge {BRIDGE} is the node's network")

@@ -161,12 +161,24 @@ def act(options: argparse.Namespace) -> None:
     tell.held("all of it held")
 
 
+def _end_on_sigterm() -> None:
+    """Treat SIGTERM as Ctrl-C, here but not in the children that pyroute2 forks and ends by SIGTERM."""
+    ours = os.getpid()
+
+    def handler(number: int, frame: Any) -> None:
+        if os.getpid() != ours:
+            os._exit(128 + number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGTERM, handler)
+
+
 def main() -> int:
     """Entry point: 0 when all held, 1 when something did not, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="peerpods.demo.story")
     parser.add_argument("--image-dir", required=True, help="folder of the local pod VM image")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _end_on_sigterm()
     try:
         act(options)
     except (Broken, PeerPodError, OSError, subprocess.TimeoutExpired) as error:
