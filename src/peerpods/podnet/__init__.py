@@ -1,7 +1,7 @@
 """The pod's network: what its namespace looks like, and the VXLAN tunnel that carries it to the VM.
 
-`plan` decides and is pure; `worker` acts on the node, `guest` in the VM. pyroute2 is imported when first needed, so
-that a process which only forks the guest's set-up never holds it.
+`plan` decides and is pure; `worker` acts on the node by pyroute2, which is imported when first needed; `guest` acts in
+the VM, without it.
 """
 
 from peerpods.podnet.guest import setup_guest

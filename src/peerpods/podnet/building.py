@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 import time
@@ -10,13 +9,15 @@ from pathlib import Path
 
 from peerpods.errors import GuestError
 from peerpods.model import PodNetwork
-from peerpods.podnet import kernel, nft, plan
+from peerpods.podnet import nft, plan
 from peerpods.podnet.facts import Link
-from peerpods.podnet.kernel import IPRoute, NetlinkError
+from peerpods.podnet.rtnl import Rtnl
+from peerpods.podnet.space import NEWNET, call, inside
 
 PAUSE = 0.05  # seconds between looks for the VM's own network
 TEMPORARY = "ppguest0"
 COMMENT = "guest"
+_BIND = 0x1000  # MS_BIND
 
 
 def build(network: PodNetwork, *, vni: int, port: int, tunnel: str, path: str, deadline: float) -> None:
@@ -24,26 +25,26 @@ def build(network: PodNetwork, *, vni: int, port: int, tunnel: str, path: str, d
 
     Raises:
         GuestError: no way to the worker within the deadline, or an unknown kind of tunnel.
-        NetlinkError, OSError: the kernel's words.
+        OSError: the kernel's words.
     """
     make_namespace(path)
-    with kernel.inside(path), IPRoute() as pod:
-        lo = kernel.by_name(pod, "lo")
+    with inside(path), Rtnl() as pod:
+        lo = pod.by_name("lo")
         if lo is not None and not lo.up:
-            pod.link("set", index=lo.index, state="up")
+            pod.change(lo.index, up=True)
     if tunnel == "none":
         return
     if tunnel != "vxlan":
         raise GuestError(f"the kind of tunnel {tunnel!r} is unknown; this VM knows vxlan and none")
-    with IPRoute() as root:
+    with Rtnl() as root:
         under = _wait_for_way(root, network.node_address, deadline)
         wanted = plan.guest_plan(network, vni=vni, port=port, underlay_mtu=under.mtu)
         _no_tracking(wanted.remote, port)
-        with kernel.inside(path), IPRoute() as pod:
+        with inside(path), Rtnl() as pod:
             device = _ours(pod, wanted)
         if device is None:
             _make(root, wanted, path)
-    with kernel.inside(path), IPRoute() as pod:
+    with inside(path), Rtnl() as pod:
         _configure(pod, wanted)
 
 
@@ -56,30 +57,22 @@ def make_namespace(path: str) -> None:
     except FileNotFoundError:
         Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_CLOEXEC, 0o444))
-    libc = ctypes.CDLL(None, use_errno=True)
     home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _checked(libc.unshare(0x40000000), "make a network namespace")  # CLONE_NEWNET
+        call("unshare", NEWNET)
         try:
-            bind = 0x1000  # MS_BIND
-            _checked(libc.mount(b"/proc/self/ns/net", path.encode(), b"none", bind, None), f"mount {path}")
+            call("mount", b"/proc/self/ns/net", path.encode(), b"none", _BIND, None)
         finally:
-            _checked(libc.setns(home, 0x40000000), "return to the VM's own namespace")
+            call("setns", home, NEWNET)
     finally:
         os.close(home)
 
 
-def _checked(result: int, what: str) -> None:
-    if result:
-        code = ctypes.get_errno()
-        raise OSError(code, f"cannot {what}: {os.strerror(code)}")
-
-
-def _wait_for_way(root: IPRoute, address: str, deadline: float) -> Link:
+def _wait_for_way(root: Rtnl, address: str, deadline: float) -> Link:
     """The interface that leads to the worker, once it has an address."""
     while True:
-        index = kernel.route_to(root, address)
-        for link in kernel.links(root) if index else ():
+        index = root.route_to(address)
+        for link in root.links() if index else ():
             if link.index == index:
                 return link
         if time.monotonic() >= deadline:
@@ -97,43 +90,43 @@ def _no_tracking(remote: str, port: int) -> None:
         print(f"tunnel packets are tracked by conntrack: {error}", file=sys.stderr, flush=True)
 
 
-def _ours(pod: IPRoute, wanted: plan.GuestPlan) -> Link | None:
+def _ours(pod: Rtnl, wanted: plan.GuestPlan) -> Link | None:
     """The pod's interface when it is the right tunnel already; a wrong one is removed."""
-    link = kernel.by_name(pod, wanted.name)
+    link = pod.by_name(wanted.name)
     if link is None:
         return None
     if link.kind == "vxlan" and link.vni == wanted.vni and link.port == wanted.port:
         return link
     if link.kind != "vxlan":
         raise GuestError(f"the pod's namespace already has a {link.kind or 'device'} named {wanted.name}")
-    pod.link("del", index=link.index)
+    pod.remove(link.index)
     return None
 
 
-def _make(root: IPRoute, wanted: plan.GuestPlan, path: str) -> None:
-    left = kernel.by_name(root, TEMPORARY)
+def _make(root: Rtnl, wanted: plan.GuestPlan, path: str) -> None:
+    left = root.by_name(TEMPORARY)
     if left is not None:
-        root.link("del", index=left.index)
-    kernel.make_vxlan(root, TEMPORARY, vni=wanted.vni, port=wanted.port, remote=wanted.remote)
-    made = kernel.by_name(root, TEMPORARY)
+        root.remove(left.index)
+    root.make_vxlan(TEMPORARY, vni=wanted.vni, port=wanted.port, remote=wanted.remote)
+    made = root.by_name(TEMPORARY)
     if made is None:
         raise GuestError("the tunnel's device vanished while it was made")
-    kernel.move(root, made.index, path, wanted.name)
+    root.move(made.index, path, wanted.name)
 
 
-def _configure(pod: IPRoute, wanted: plan.GuestPlan) -> None:
-    link = kernel.by_name(pod, wanted.name)
+def _configure(pod: Rtnl, wanted: plan.GuestPlan) -> None:
+    link = pod.by_name(wanted.name)
     if link is None:
         raise GuestError(f"the interface {wanted.name} did not arrive in the pod's namespace")
-    pod.link("set", index=link.index, address=wanted.mac, mtu=wanted.mtu)
-    pod.link("set", index=link.index, state="up")
+    pod.change(link.index, mac=wanted.mac, mtu=wanted.mtu)
+    pod.change(link.index, up=True)
     for address in wanted.addresses:
-        kernel.add_address(pod, link.index, address)
+        pod.add_address(link.index, address)
     for route in wanted.routes:
         try:
-            kernel.add_route(pod, link.index, route)
-        except NetlinkError as error:
+            pod.add_route(link.index, route)
+        except OSError as error:
             via = f" via {route.gateway}" if route.gateway else ""
             raise GuestError(f"the pod's route {route.dst}{via} was refused: {error}") from error
     for neighbour in wanted.neighbours:
-        kernel.add_neighbour(pod, link.index, neighbour)
+        pod.add_neighbour(link.index, neighbour)

@@ -1,6 +1,6 @@
 """The VM's end: the pod's namespace with the pod's own interface, which is a tunnel to the worker.
 
-Runs in a forked child, which ends when it is done: the forwarder stays without pyroute2's modules (24 MiB).
+Runs in a forked child, which ends when it is done: what it loads and where it moves is not the forwarder's.
 """
 
 from __future__ import annotations

@@ -9,17 +9,15 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from pyroute2 import IPRoute, netns
+from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from peerpods.model import Neighbour, Route
 from peerpods.podnet.facts import MAIN_TABLE, Address, KernelNeighbour, KernelRoute, Link, Namespace
+from peerpods.podnet.space import inside
 
-__all__ = ["IPRoute", "NetlinkError"]
+__all__ = ["IPRoute", "NetlinkError", "inside"]
 
 _UNICAST = 1  # RTN_UNICAST
 _ONLINK = 4  # RTNH_F_ONLINK
@@ -28,35 +26,11 @@ _PERMANENT = 0x80  # NUD_PERMANENT
 _LOOPBACK = 0x8  # IFF_LOOPBACK
 _UP = 0x1  # IFF_UP
 _SECONDARY = 0x1  # IFA_F_SECONDARY of IPv4; IFA_F_TEMPORARY of IPv6
-_NODAD = 0x2  # IFA_F_NODAD
-_NOPREFIXROUTE = 0x200  # IFA_F_NOPREFIXROUTE
 _INGRESS = 0xFFFF0000  # TC_H_INGRESS's major: handle of the ingress and clsact qdiscs
 _INGRESS_HOOK = 0xFFFFFFF2  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
 _ALL_PROTOCOLS = 0x0003  # ETH_P_ALL
 _FIRST = 1  # priority of our filter
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
-
-
-@contextmanager
-def inside(path: str) -> Iterator[None]:
-    """Run in another network namespace and come back; only the calling thread moves.
-
-    Raises:
-        OSError: when there is no such namespace.
-    """
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            netns.setns(there, flags=0x40000000)  # CLONE_NEWNET: nothing else may be at that path
-        finally:
-            os.close(there)
-        try:
-            yield
-        finally:
-            netns.setns(home)
-    finally:
-        os.close(home)
 
 
 def read(ipr: IPRoute) -> Namespace:
@@ -240,51 +214,3 @@ def remove_redirect(ipr: IPRoute, source: int, *, keep_qdisc: bool) -> None:
     except NetlinkError as error:
         if error.code not in (errno.ENOENT, errno.EINVAL, errno.ENODEV):
             raise
-
-
-def add_address(ipr: IPRoute, index: int, cidr: str) -> None:
-    """An address without a route of its own and, for IPv6, without waiting for others to object. Idempotent."""
-    address, _, length = cidr.partition("/")
-    flags = _NOPREFIXROUTE | (_NODAD if ":" in address else 0)
-    ipr.addr("replace", index=index, address=address, prefixlen=int(length), flags=flags)
-
-
-def add_route(ipr: IPRoute, index: int, route: Route) -> None:
-    """A route as the plan has it. Idempotent."""
-    facts: dict[str, Any] = {"dst": route.dst, "oif": index, "family": socket.AF_INET6 if ":" in route.dst else 2}
-    if route.gateway:
-        if (":" in route.gateway) != (":" in route.dst):
-            facts["via"] = {"family": socket.AF_INET6, "addr": route.gateway}
-        else:
-            facts["gateway"] = route.gateway
-    if route.src:
-        facts["prefsrc"] = route.src
-    if route.metric:
-        facts["priority"] = route.metric
-    if route.mtu:
-        facts["metrics"] = {"mtu": route.mtu}
-    if route.onlink:
-        facts["flags"] = _ONLINK
-    if ":" not in route.dst:
-        facts["scope"] = route.scope
-    ipr.route("replace", proto=route.protocol, **facts)
-
-
-def add_neighbour(ipr: IPRoute, index: int, one: Neighbour) -> None:
-    """A permanent neighbour. Idempotent."""
-    family = socket.AF_INET6 if ":" in one.ip else socket.AF_INET
-    ipr.neigh("replace", family=family, dst=one.ip, lladdr=one.mac, ifindex=index, state=_PERMANENT)
-
-
-def route_to(ipr: IPRoute, address: str) -> int:
-    """Index of the device by which an address is reached; 0 when there is no route.
-
-    A device without an address of its own does not count: the kernel may not yet be configured.
-    """
-    try:
-        answer = list(ipr.route("get", dst=address))
-    except NetlinkError as error:
-        if error.code in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES):
-            return 0
-        raise
-    return int(answer[0].get("oif") or 0) if answer and answer[0].get("prefsrc") else 0
