@@ -43,7 +43,7 @@ def initdata(folder, text):
 
 
 def test_set_policy_may_pass_in_a_development_image_without_a_policy(tmp_path):
-    (tmp_path / "os-release").write_text('ID=debian\nVARIANT_ID="development"\n')
+    (tmp_path / "os-release").write_text('ID=peerpods\nVARIANT_ID="development"\nPEERPODS_AGENT="development"\n')
     assert policy_refusal(str(tmp_path), str(tmp_path / "os-release")) == ""
     initdata(tmp_path, 'algorithm = "sha256"\nversion = "0.1.0"\n[data]\n"aa.toml" = "a"\n')
     assert policy_refusal(str(tmp_path), str(tmp_path / "os-release")) == ""
@@ -54,10 +54,21 @@ def test_a_policy_from_initdata_stays(tmp_path):
     assert "initdata brought" in policy_refusal(str(tmp_path), "/nonexistent")
 
 
-@pytest.mark.parametrize("line", ["VARIANT_ID=release", 'VARIANT_ID="release"'])
+@pytest.mark.parametrize("line", ["VARIANT_ID=release", 'PEERPODS_AGENT="kata"', "PEERPODS_AGENT='kata'"])
 def test_a_release_image_takes_policies_from_initdata_alone(tmp_path, line):
     (tmp_path / "os-release").write_text(f"ID=debian\n{line}\n")
     assert "initdata" in policy_refusal(str(tmp_path), str(tmp_path / "os-release"))
+
+
+def test_the_images_own_os_release_is_understood(tmp_path):
+    from peerpods.image.agentkind import Agent
+    from peerpods.image.tree import os_release
+
+    path = tmp_path / "os-release"
+    path.write_text(os_release(Agent()))
+    assert policy_refusal(str(tmp_path), str(path)) == ""
+    path.write_text(os_release(Agent("kata")))
+    assert "release image" in policy_refusal(str(tmp_path), str(path))
 
 
 def test_initdata_that_cannot_be_read_stops_the_start(tmp_path):

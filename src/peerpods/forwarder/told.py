@@ -11,7 +11,8 @@ from peerpods.userdata.apf import MAX_APF, ApfConfig, parse_apf
 from peerpods.userdata.initdata import MAX_TEXT, decode_initdata, read_initdata
 
 OS_RELEASE = "/etc/os-release"
-RELEASE_MARK = "VARIANT_ID=release"
+AGENT_MARK = "PEERPODS_AGENT"
+"""Line of our images' os-release that names the agent inside; every other than "development" makes a release."""
 
 
 def read_apf(path: str) -> ApfConfig:
@@ -70,14 +71,16 @@ def policy_refusal(folder: str, os_release: str = OS_RELEASE) -> str:
             raise ConfigError(f"{path}: {error}") from None
         if "policy.rego" in data.files:
             return "SetPolicy is refused: initdata brought this VM's policy (change policy.rego in the initdata)"
-    if RELEASE_MARK in _lines(os_release):
+    facts = _facts(os_release)
+    if facts.get(AGENT_MARK, "development") != "development" or facts.get("VARIANT_ID") == "release":
         return "SetPolicy is refused: in a release image only initdata brings a policy (put policy.rego into initdata)"
     return ""
 
 
-def _lines(path: str) -> list[str]:
+def _facts(path: str) -> dict[str, str]:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return [line.strip().replace('"', "") for line in file.read(65536).splitlines()]
+            rows = [line.strip().partition("=") for line in file.read(65536).splitlines()]
     except OSError:
-        return []
+        return {}
+    return {name: value.strip("\"'") for name, _, value in rows}
