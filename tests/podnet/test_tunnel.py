@@ -348,3 +348,29 @@ def test_errors_say_what_is_wrong(net: Net) -> None:
                 network, vni=1, port=4789, tunnel="vxlan", namespace_path=str(net.podns().path), timeout=0.2
             )
         )
+
+
+def test_a_kernel_without_nftables_still_gets_its_tunnel(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise nft.Unsupported("no nf_tables")
+
+    for name in ("add", "remove", "elements"):
+        monkeypatch.setattr(nft, name, missing)
+    network = net.inspect()
+    tunnel = net.tunnel(network)
+    net.join(network, tunnel)
+    exchange(net.worker, net.podns(), "10.1.0.1")
+    wait(net.api.teardown_tunnel(tunnel))
+    assert wait(net.api.sweep([])) == []
+    assert "vxlan1" not in net.pod.ip("link")
+
+
+def test_an_address_used_again_belongs_to_the_newer_sandbox(net: Net) -> None:
+    network = net.inspect()
+    old = net.tunnel(network)
+    wait(net.api.setup_tunnel(old))
+    other = net.add_pod("pod2", 2)
+    new = attrs.evolve(old, sandbox=TWO, netns=str(other.path), vni=555001)
+    wait(net.api.setup_tunnel(new))
+    wait(net.api.teardown_tunnel(old))
+    assert [one.comment for one in net.worker.do(nft.elements)] == [TWO]

@@ -1,0 +1,25 @@
+"""The module's own functions on the reactor: they leave it free, and act in this process's namespace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+
+from peerpods import podnet
+from peerpods.errors import Refused
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_missing_namespace_is_refused_on_the_reactor(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="no network namespace") as caught:
+        await podnet.inspect(str(tmp_path / "none"))
+    assert caught.value.remedy
+
+
+def test_only_a_mounted_namespace_exists(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert podnet.netns_exists("/proc/self/ns/net")
+    assert not podnet.netns_exists(str(tmp_path / "file"))
+    assert not podnet.netns_exists(str(tmp_path / "none"))
