@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
@@ -201,12 +200,12 @@ async def test_a_restart_of_libvirtd_is_survived_and_ends_meanwhile_are_told(cas
     second = await case.provider.create(case.request())
     await deferToThread(daemon.restart)
     assert {i.id for i in await case.provider.list({TAG_CLUSTER: case.cluster})} == {first.id, second.id}
+    # Making one more shows that the daemon has found its guests again: it tells nobody of ends before that.
+    await case.provider.create(case.request())
 
     def end() -> None:
         other = libvirt.open(daemon.uri)
-        # A daemon that is still finding its guests may say "not running" of one that it has just ended.
-        with contextlib.suppress(libvirt.libvirtError):
-            other.lookupByUUIDString(first.id).destroy()
+        other.lookupByUUIDString(first.id).destroy()
         other.close()
 
     await deferToThread(end)
@@ -231,6 +230,23 @@ async def test_a_guest_that_ended_while_the_daemon_was_away_is_told(case: Case, 
     await until(lambda: events)
     assert events[0].instance.id == instance.id
     assert events[0].instance.state is InstanceState.STOPPED
+    assert len(events) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_end_that_libvirt_told_nobody_of_is_found_by_the_next_round(
+    case: Case, conn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(case.provider, "_ended", lambda *_: None)
+    events: list[InstanceEvent] = []
+    case.provider.watch(events.append)
+    instance = await case.provider.create(case.request())
+    await case.provider._round()
+    assert events == []
+    await deferToThread(conn.lookupByUUIDString(instance.id).destroy)
+    await case.provider._round()
+    assert [(e.instance.id, e.instance.state) for e in events] == [(instance.id, InstanceState.STOPPED)]
+    await case.provider._round()
     assert len(events) == 1
 
 

@@ -29,7 +29,7 @@ log = get_logger("clouds.libvirt")
 T = TypeVar("T")
 MAX_USER_DATA = 1 << 20  # bytes; ours, an ISO image could hold more
 ADDRESS_STEP = 1.0  # seconds between looks for a lease, where no address could be reserved
-CONSOLE_STEP = 20.0  # seconds between looks at the consoles' sizes
+ROUND_STEP = 20.0  # seconds between rounds: consoles' sizes, and ends that libvirt told nobody of
 CONSOLE_MOST = 8 << 20  # bytes from which on a console file is cut…
 CONSOLE_KEEP = 1 << 20  # …to its last bytes
 RECONNECT = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds; the last is repeated
@@ -66,9 +66,11 @@ class LibvirtProvider:
         self._known: dict[str, Instance] = {}
         """Instances seen alive: what a reconnection compares with."""
         self._deleting: set[str] = set()
+        self._told: set[str] = set()
+        """Instances whose end the watchers know; until they are deleted."""
         self._watchers: list[Callable[[InstanceEvent], None]] = []
-        self._consoles = LoopingCall(self._cut_consoles)
-        self._consoles.clock = reactor
+        self._rounds = LoopingCall(self._round)
+        self._rounds.clock = reactor
         self._running = False
         self._reconnecting: Deferred[None] | None = None
 
@@ -80,17 +82,17 @@ class LibvirtProvider:
         self._calls.start()
         self._ends.start()
         await shield(self._calls.run(f"connecting to {self.settings.uri}", ops._thd_nothing))
-        if self._running and is_local(self.settings.uri):
-            self._consoles.start(CONSOLE_STEP, now=False).addErrback(
-                lambda f: log.error("console_guard_ended", error=str(f.value))
+        if self._running and not self._rounds.running:
+            self._rounds.start(ROUND_STEP, now=False).addErrback(
+                lambda f: log.error("rounds_ended", error=str(f.value))
             )
 
     async def stop(self) -> None:
         if not self._running:
             return
         self._running = False
-        if self._consoles.running:
-            self._consoles.stop()
+        if self._rounds.running:
+            self._rounds.stop()
         if self._reconnecting is not None:
             self._reconnecting.cancel()
         await self._calls.stop()
@@ -196,6 +198,7 @@ class LibvirtProvider:
 
         def gone(_: None) -> None:
             self._known.pop(instance_id, None)
+            self._told.discard(instance_id)
 
         def over(result: Any) -> Any:
             self._deleting.discard(instance_id)
@@ -275,8 +278,9 @@ class LibvirtProvider:
             state = instance.state
             if state is not InstanceState.STOPPED:
                 return
-        if uuid in self._deleting or (known is None and reason == "undefined"):
+        if uuid in self._deleting or uuid in self._told:
             return
+        self._told.add(uuid)
         self._known.pop(uuid, None)
         event = InstanceEvent(instance=_with_state(instance, state), reason=reason)
         for watcher in list(self._watchers):
@@ -301,8 +305,35 @@ class LibvirtProvider:
                     log.warning("libvirt_still_away", attempt=attempt, error=error.message)
         finally:
             self._reconnecting = None
-        for uuid in list(self._known):
-            await self._report(uuid, "ended while libvirt was away")
+        await self._compare("ended while libvirt was away")
+
+    async def _compare(self, reason: str) -> None:
+        """Tell of those that have ended since they were last seen alive."""
+        before = set(self._known)
+        alive = {i.id for i in await self.list({}) if i.state is InstanceState.RUNNING}
+        for uuid in before - alive:
+            await self._report(uuid, reason)
+
+    async def _round(self) -> None:
+        """The net below the events: libvirtd tells nobody of a guest that ends while it starts again."""
+        if not self._known:
+            return
+        try:
+            await self._compare("ended")
+            if is_local(self.settings.uri):
+                pool = self.settings.pool_name
+                await shield(
+                    self._ends.run(
+                        "bounding console files",
+                        ops._thd_cut_consoles,
+                        list(self._known),
+                        pool,
+                        CONSOLE_MOST,
+                        CONSOLE_KEEP,
+                    )
+                )
+        except CloudError as error:
+            log.warning("round_failed", error=error.message)
 
     def _background(self, coroutine: Any, event: str) -> Deferred[None]:
         def failed(failure: Any) -> None:
@@ -311,19 +342,6 @@ class LibvirtProvider:
 
         started: Deferred[None] = Deferred.fromCoroutine(coroutine)
         return started.addErrback(failed)
-
-    def _cut_consoles(self) -> Deferred[None] | None:
-        if not self._known:
-            return None
-        job = self._ends.run(
-            "bounding console files",
-            ops._thd_cut_consoles,
-            list(self._known),
-            self.settings.pool_name,
-            CONSOLE_MOST,
-            CONSOLE_KEEP,
-        )
-        return job.addErrback(lambda f: log.warning("console_not_cut", error=str(f.value)))
 
 
 _UNDEFINED = libvirt.VIR_DOMAIN_EVENT_UNDEFINED
