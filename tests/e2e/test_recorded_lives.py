@@ -60,3 +60,37 @@ def test_nothing_is_left(life):
     assert found["gone"]
     assert found["left"] == []
     assert found["own_checks"] >= 1
+
+
+@pytest.fixture(scope="module")
+def netns_life():
+    """The guest-pull life on a whole node with provider netns, a registry and the development agent."""
+    return boxed_json("tests.e2e.netns_life")
+
+
+def test_on_netns_each_call_of_the_record_succeeds(netns_life):
+    answers = netns_life["answers"]
+    assert [entry["call"] for entry in answers if entry["given"]["code"] != 0] == []
+    calls = [event.stream for event in read_life("shim-guest-pull") if event.kind == "RES"]
+    assert len(answers) == len(calls)
+
+
+def test_on_netns_the_payloads_are_the_recorded_ones_where_nothing_makes_them_differ(netns_life):
+    """What differs: the program's own output and end; agents end a stream by an empty answer."""
+    differing = [
+        (entry["call"], entry["given"])
+        for entry in netns_life["answers"]
+        if entry["given"] != entry["recorded"] and entry["call"] != "ReadStderr"
+    ]
+    assert differing == [
+        ("ReadStdout", {"code": 0, "data": "hi\n"}),
+        ("ReadStdout", {"code": 0, "data": ""}),
+        # A first process without a handler is not ended by SIGTERM: the agent makes it SIGKILL (recorded stub: 143).
+        ("WaitProcess", {"code": 0, "status": 137}),
+        ("WaitProcess", {"code": 0, "status": 137}),
+    ]
+
+
+def test_on_netns_nothing_is_left_of_the_pod(netns_life):
+    assert netns_life["gone"]
+    assert netns_life["left"] == []
