@@ -141,9 +141,7 @@ def test_wrong_name_is_the_wrong_peer(keys):
         check_server_name(ssl.PEM_cert_to_DER_cert(keys.client_cert), NAME)
 
 
-@pytest.mark.parametrize(
-    "ca", ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
-)
+@pytest.mark.parametrize("ca", ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
 def test_no_client_to_expect_is_an_error(keys, ca):
     with pytest.raises(ConfigError, match="client's certificate"):
         server_context(keys.server_cert, keys.server_key, ca)

@@ -1,8 +1,10 @@
 """Frames and envelopes: vectors, properties, and equality with the protobuf library."""
 
+import re
+
 import pytest
 from google.protobuf.message import DecodeError
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from peerpods.protocols import ttrpc_pb2 as pb
@@ -162,6 +164,10 @@ piece = st.one_of(
 junk = st.lists(piece, max_size=12).map(b"".join)
 
 
+# Ten bytes of a number that has more than 64 bits: protobuf's C code cuts it, Go's and ours refuse it.
+overlong = re.compile(rb"[\x80-\xff]{9}[\x02-\x7f]")
+
+
 def verdict(parse, body):
     try:
         return parse(body)
@@ -176,6 +182,7 @@ def verdict(parse, body):
 @example(b"\x0a\x01\xff")
 @example(b"\x20" + b"\xff" * 9 + b"\x01")
 def test_junk_requests_mean_the_same_to_both(body):
+    assume(not overlong.search(body))
     theirs, ours = verdict(pb.Request.FromString, body), verdict(decode_request, body)
     assert (theirs is None) == (ours is None)
     if ours is not None and theirs is not None:
@@ -189,6 +196,7 @@ def test_junk_requests_mean_the_same_to_both(body):
 @settings(max_examples=1500)
 @example(b"\x0a\x02\x08\x05\x0a\x03\x12\x01x")
 def test_junk_responses_mean_the_same_to_both(body):
+    assume(not overlong.search(body))
     theirs, ours = verdict(pb.Response.FromString, body), verdict(decode_response, body)
     assert (theirs is None) == (ours is None)
     if ours is not None and theirs is not None:
