@@ -276,6 +276,7 @@ async def test_big_answers_to_a_reader_that_sleeps_do_not_pile_up(world):
     body = Request(AGENT, "ReadStdout").encode()
     for number in range(32):
         reader.transport.write(encode_frame(2 * number + 1, 1, 0, body))
+    await until(lambda: world.service._links)
     (link,) = world.service._links
     await until(lambda: "client" in link._holds)
     assert link.transport.queued < 4 << 20

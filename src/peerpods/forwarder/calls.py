@@ -180,7 +180,7 @@ class Calls:
             self._answer(stream, Status(Code.INVALID_ARGUMENT, text))
             return
         if not self._ids.use(stream):
-            self._answer(stream, Status(Code.INVALID_ARGUMENT, "StreamID cannot be re-used and must increment"))
+            self._answer(stream, Status(Code.INVALID_ARGUMENT, "StreamID has been used on this connection"))
             return
         if self.in_flight >= MAX_IN_FLIGHT:
             text = f"{MAX_IN_FLIGHT} calls are in flight, wait for an answer before the next"
