@@ -33,7 +33,12 @@ NETNS = f"pp-bench-{os.getpid()}"
 
 def podns(action):
     """Make or remove the pod namespace that the sandboxes share (they have no tunnel on `memory`)."""
-    subprocess.run([sys.executable, "-m", "peerpods.cli.podns", action, NETNS], check=True, env=environment())
+    subprocess.run(
+        [sys.executable, "-m", "peerpods.cli.podns", action, NETNS],
+        check=True,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def environment():
