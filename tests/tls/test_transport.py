@@ -238,6 +238,25 @@ async def test_a_peer_that_is_silent_is_a_timeout():
     assert caught.value.kind is LinkFailure.TIMEOUT
 
 
+@pytest_twisted.ensureDeferred
+async def test_lost_packets_are_a_timeout_that_names_the_firewall():
+    """A full backlog drops every SYN, as a closed security group does."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(0)
+        filling = [socket.socket() for _ in range(4)]
+        for one in filling:
+            one.setblocking(False)
+            one.connect_ex(sock.getsockname())
+        started = reactor.seconds()
+        with pytest.raises(LinkError, match="security group") as caught:
+            await connect_tls(reactor, *sock.getsockname(), CLIENT, NAME, Sink, 5.0, None, connect_timeout=0.2)
+        for one in filling:
+            one.close()
+    assert caught.value.kind is LinkFailure.TIMEOUT
+    assert reactor.seconds() - started < 2
+
+
 @pytest.mark.parametrize(("said", "kind"), [(b"", LinkFailure.REFUSED), (b"SSH-2.0-x\r\n", LinkFailure.TLS)])
 @pytest_twisted.ensureDeferred
 async def test_a_peer_that_does_not_speak_tls(said, kind):
