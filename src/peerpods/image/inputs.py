@@ -52,43 +52,143 @@ TOOLS = ("erofs-utils", "cryptsetup-bin", "lz4", "zstd")
 INITRD_MODULES = ("virtio_blk", "virtio_net", "dm-verity", "erofs")
 """Loaded in the initrd, each after what it depends on."""
 
-MODULES = (
-    "virtio_blk virtio_net virtio_scsi dm-verity erofs overlay isofs vfat nls_ascii nls_cp437 sr_mod sd_mod ahci ata_piix vxlan veth bridge "
-    "br_netfilter tun dummy ipvlan macvlan nf_tables nft_masq nft_nat nft_ct nft_chain_nat nft_reject nft_reject_inet "
-    "nf_conntrack cls_u32 act_mirred sch_ingress virtio_rng virtio_balloon qemu_fw_cfg virtiofs fuse loop ext4 "
-    "dm-crypt dm-integrity wireguard vmw_vsock_virtio_transport"
-).split()
+MODULES = [
+    "virtio_blk",
+    "virtio_net",
+    "virtio_scsi",
+    "dm-verity",
+    "erofs",
+    "overlay",
+    "isofs",
+    "vfat",
+    "nls_ascii",
+    "nls_cp437",
+    "sr_mod",
+    "sd_mod",
+    "ahci",
+    "ata_piix",
+    "vxlan",
+    "veth",
+    "bridge",
+    "br_netfilter",
+    "tun",
+    "dummy",
+    "ipvlan",
+    "macvlan",
+    "nf_tables",
+    "nft_masq",
+    "nft_nat",
+    "nft_ct",
+    "nft_chain_nat",
+    "nft_reject",
+    "nft_reject_inet",
+    "nf_conntrack",
+    "cls_u32",
+    "act_mirred",
+    "sch_ingress",
+    "virtio_rng",
+    "virtio_balloon",
+    "qemu_fw_cfg",
+    "virtiofs",
+    "fuse",
+    "loop",
+    "ext4",
+    "dm-crypt",
+    "dm-integrity",
+    "wireguard",
+    "vmw_vsock_virtio_transport",
+]
 """In the root, found by modprobe (the kernel asks for most of them by alias)."""
 
 CMDLINE = "console=ttyS0,115200 ro quiet loglevel=4 panic=-1 cryptomgr.notests random.trust_cpu=on"
 
-GUEST_SOURCE = (
-    "__init__.py py.typed errors.py aio.py model.py oci_spec.py config obs/__init__.py obs/log.py obs/ready.py obs/bridge.py "
-    "ttrpc tls pki userdata podnet forwarder agent protocols cli/__init__.py cli/services"
-).split()
+GUEST_SOURCE = [
+    "__init__.py",
+    "py.typed",
+    "errors.py",
+    "aio.py",
+    "model.py",
+    "oci_spec.py",
+    "config",
+    "obs/__init__.py",
+    "obs/log.py",
+    "obs/ready.py",
+    "obs/bridge.py",
+    "ttrpc",
+    "tls",
+    "pki",
+    "userdata",
+    "podnet",
+    "forwarder",
+    "agent",
+    "protocols",
+    "cli/__init__.py",
+    "cli/services",
+]
 """Our own source in the image, relative to src/peerpods; folders whole, without tests, stubs and .proto files."""
 
 FORBIDDEN_IN_GUEST = ("OpenSSL", "cryptography", "structlog", "prometheus_client", "service_identity")
 """Python packages that must not be there: memory and start-up time (a test looks)."""
 
-STRIPPED = (
-    "usr/share/doc usr/share/man usr/share/locale usr/share/info usr/share/lintian usr/share/bug usr/share/perl5 "
-    "usr/share/bash-completion usr/share/zsh usr/share/fish usr/share/apport usr/share/debconf usr/share/ca-certificates "
-    "usr/share/iproute2-doc usr/share/python3 usr/share/applications usr/share/pixmaps usr/share/containers "
-    "usr/lib/python3.13/idlelib usr/lib/python3.13/lib2to3 usr/lib/python3.13/pydoc_data usr/lib/python3.13/ensurepip "
-    "usr/lib/python3.13/turtledemo usr/lib/python3.13/tkinter usr/lib/python3.13/venv usr/lib/python3.13/test "
-    "usr/lib/python3.13/curses usr/lib/python3.13/dbm "
-    "usr/lib/python3.13/wsgiref usr/lib/python3.13/xmlrpc usr/lib/python3.13/_pyrepl usr/lib/tc usr/lib/systemd "
-    "usr/lib/udev usr/lib/x86_64-linux-gnu/gconv usr/lib/x86_64-linux-gnu/audit usr/lib/x86_64-linux-gnu/perl-base "
-    "usr/sbin/arpd "
-    "usr/lib/python3.13/lib-dynload/_dbm.cpython-313-x86_64-linux-gnu.so "
-    "usr/lib/python3.13/lib-dynload/_curses.cpython-313-x86_64-linux-gnu.so "
-    "usr/lib/python3.13/lib-dynload/_curses_panel.cpython-313-x86_64-linux-gnu.so "
-    "usr/lib/init usr/lib/locale etc boot var usr/sbin/update-ca-certificates"
-).split()
+STRIPPED = [
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/info",
+    "usr/share/lintian",
+    "usr/share/bug",
+    "usr/share/perl5",
+    "usr/share/bash-completion",
+    "usr/share/zsh",
+    "usr/share/fish",
+    "usr/share/apport",
+    "usr/share/debconf",
+    "usr/share/ca-certificates",
+    "usr/share/iproute2-doc",
+    "usr/share/python3",
+    "usr/share/applications",
+    "usr/share/pixmaps",
+    "usr/share/containers",
+    "usr/lib/python3.13/idlelib",
+    "usr/lib/python3.13/lib2to3",
+    "usr/lib/python3.13/pydoc_data",
+    "usr/lib/python3.13/ensurepip",
+    "usr/lib/python3.13/turtledemo",
+    "usr/lib/python3.13/tkinter",
+    "usr/lib/python3.13/venv",
+    "usr/lib/python3.13/test",
+    "usr/lib/python3.13/curses",
+    "usr/lib/python3.13/dbm",
+    "usr/lib/python3.13/wsgiref",
+    "usr/lib/python3.13/xmlrpc",
+    "usr/lib/python3.13/_pyrepl",
+    "usr/lib/tc",
+    "usr/lib/systemd",
+    "usr/lib/udev",
+    "usr/lib/x86_64-linux-gnu/gconv",
+    "usr/lib/x86_64-linux-gnu/audit",
+    "usr/lib/x86_64-linux-gnu/perl-base",
+    "usr/sbin/arpd",
+    "usr/lib/python3.13/lib-dynload/_dbm.cpython-313-x86_64-linux-gnu.so",
+    "usr/lib/python3.13/lib-dynload/_curses.cpython-313-x86_64-linux-gnu.so",
+    "usr/lib/python3.13/lib-dynload/_curses_panel.cpython-313-x86_64-linux-gnu.so",
+    "usr/lib/init",
+    "usr/lib/locale",
+    "etc",
+    "boot",
+    "var",
+    "usr/sbin/update-ca-certificates",
+]
 """Removed from the unpacked packages; /etc and /var are written anew."""
 
-WHEEL_STRIPPED = (
-    "twisted/conch twisted/mail twisted/words twisted/names twisted/news twisted/trial twisted/pair twisted/spread"
-).split()
+WHEEL_STRIPPED = [
+    "twisted/conch",
+    "twisted/mail",
+    "twisted/words",
+    "twisted/names",
+    "twisted/news",
+    "twisted/trial",
+    "twisted/pair",
+    "twisted/spread",
+]
 """Removed from the wheels, together with every folder `test` or `tests`."""

@@ -21,7 +21,20 @@ def root_image(base: Base, root: Path, target: Path) -> str:
     halves what must be hashed. Without hardware virtualisation both together save 2 s of 11 up to a listening forwarder.
     """
     target.unlink(missing_ok=True)
-    base.tool("mkfs.erofs", "--quiet", "-zlz4hc,9", "-C16384", "--all-root", "-x-1", "-T", str(inputs.EPOCH), "-U", inputs.UUID, target, root)
+    base.tool(
+        "mkfs.erofs",
+        "--quiet",
+        "-zlz4hc,9",
+        "-C16384",
+        "--all-root",
+        "-x-1",
+        "-T",
+        str(inputs.EPOCH),
+        "-U",
+        inputs.UUID,
+        target,
+        root,
+    )
     size = target.stat().st_size
     blocks = -(-size // BLOCK)
     with open(target, "ab") as file:

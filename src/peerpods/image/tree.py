@@ -53,6 +53,14 @@ def make(base: Base, root: Path, agent: Agent) -> None:
         _write(root / "pause_bundle" / name, content, mode)
     _compile(base, root)
     _check(base, root)
+    _modes(root)
+
+
+def _modes(root: Path) -> None:
+    """Nothing of the builder's umask, no set-user-id: folders and programs 0755, other files 0644."""
+    for path in (root, *root.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o111 else 0o644)
 
 
 def os_release(agent: Agent) -> str:

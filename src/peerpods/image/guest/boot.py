@@ -59,11 +59,12 @@ def serve(name: str) -> None:
     """In a child: run the service `name` until it ends. Does not return."""
     from importlib import import_module
 
-    from peerpods.config import settings as all_settings
-    from peerpods.obs.bridge import twisted_observer
     from twisted.internet import reactor
     from twisted.internet.defer import maybeDeferred
     from twisted.logger import globalLogBeginner
+
+    from peerpods.config import settings as all_settings
+    from peerpods.obs.bridge import twisted_observer
 
     globalLogBeginner.beginLoggingTo([twisted_observer()], redirectStandardIO=False)
     settings = getattr(all_settings, f"{name.capitalize()}Settings")()
@@ -165,7 +166,6 @@ def main() -> None:
     read_user_data()
     say("phase user-data")
     ready = listen_for_ready()
-    import peerpods.forwarder.service
 
     say("phase import")
     watched[fork("forwarder")] = "forwarder"
@@ -175,8 +175,6 @@ def main() -> None:
         start_release_agent()
         say("phase agent (started)")
     else:
-        import peerpods.agent.service
-
         watched[fork("agent")] = "agent"
         await_ready(ready, "agent")
         say("phase agent (listening)")
