@@ -212,10 +212,13 @@ class PrivateLibvirt:
                 pool = conn.storagePoolDefineXML(pool_xml(self.plan, str(self.pool_path)))
                 if not pool.isActive():
                     pool.create()
+                # libvirt asks a new QEMU for its abilities once, for seconds: here, not in the first create.
+                conn.getDomainCapabilities(None, "x86_64", "q35", "qemu")
             except libvirt.libvirtError as error:
                 raise LocalFailure(
-                    f"the private libvirt could not make its network and pool: {error}: {_tail(self._daemons[-1].log)}",
-                    remedy="dnsmasq-base must be installed, and the bridge's name free in this namespace",
+                    f"the private libvirt could not make its network and pool, or ask QEMU: "
+                    f"{error}: {_tail(self._daemons[-1].log)}",
+                    remedy="dnsmasq-base and qemu-system-x86 must be installed, and the bridge's name free here",
                 ) from error
 
     @contextlib.contextmanager
