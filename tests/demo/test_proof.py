@@ -30,3 +30,10 @@ def test_what_is_new_is_named_and_what_was_there_is_not():
 def test_a_snapshot_sees_this_machine():
     assert "lo" in proof.take().links
     assert "/" in proof.take().mounts
+
+
+def test_on_a_busy_host_only_what_bears_our_names_counts():
+    busy = proof.Snapshot(
+        links=frozenset({"lo", "veth12", "ppbr0"}), ports=frozenset({"tcp 1"}), sockets=frozenset({"/run/docker.sock"})
+    )
+    assert proof.ours(busy) == proof.Snapshot(links=frozenset({"ppbr0"}))

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 import click
+from twisted.internet.defer import CancelledError, FirstError
 
 from peerpods.cli.node import Node
 from peerpods.cli.reacting import fail, run_reactor
@@ -71,7 +72,8 @@ def run(
             fail("interrupted; the pod and its VM were removed", 130)
         except Exception as error:
             cleanup.close()
-            fail(_reason(error))
+            cause = _cause(error)
+            fail(_reason(cause), 130 if isinstance(cause, CancelledError) else 125)
     if as_json:
         print(json.dumps(attrs.asdict(outcome)))
     sys.exit(outcome.exit_code)
@@ -134,9 +136,15 @@ def _live(asked: RunWish, socket: str, as_json: bool) -> Outcome:
         return run_reactor(work)
 
 
+def _cause(error: Exception) -> Exception:
+    """What went wrong in the first of several things that were awaited together."""
+    while isinstance(error, FirstError):
+        error = error.subFailure.value
+    return error
+
+
 def _reason(error: Exception) -> str:
     """An error in words; never a trace for what a user can mend."""
-    from twisted.internet.defer import CancelledError
     from twisted.internet.error import ConnectError
 
     from peerpods.ttrpc import StatusError

@@ -21,10 +21,12 @@ def isolated(module: str, *args: str) -> list[str]:
 def main() -> int:
     """0 only when the story held and nothing is left."""
     if os.geteuid() != 0:
-        print("demo: needs root, to make network and mount namespaces (it leaves the host's own alone)", file=sys.stderr)
+        print(
+            "demo: needs root, to make network and mount namespaces (it leaves the host's own alone)", file=sys.stderr
+        )
         return 1
     marker = "PEERPODS_DEMO=" + secrets.token_hex(8)
-    before = proof.take(marker)
+    before = proof.ours(proof.take(marker))
     name, _, value = marker.partition("=")
     child = subprocess.Popen(
         isolated("peerpods.demo.story", *sys.argv[1:]), env={**os.environ, name: value}, start_new_session=True
@@ -40,11 +42,11 @@ def main() -> int:
     signal.signal(signal.SIGINT, pass_on)
     signal.signal(signal.SIGTERM, pass_on)
     code = child.wait()
-    left = proof.left_over(before, proof.take(marker))
+    left = proof.left_over(before, proof.ours(proof.take(marker)))
     for item in left:
         print(f"demo: left behind: {item}", file=sys.stderr)
     if not left:
-        print("the host is as before: no device, namespace, mount, socket, port or process is left")
+        print("the host is as before: no device, namespace, mount, socket or process of the demo is left")
     return 1 if left else code
 
 

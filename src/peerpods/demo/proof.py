@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -38,6 +39,21 @@ def left_over(before: Snapshot, after: Snapshot) -> list[str]:
     for name, word in words.items():
         found += [f"{word} {item}" for item in sorted(getattr(after, name) - getattr(before, name))]
     return found
+
+
+_OURS = re.compile(r"peerpod|/pp-|^pp[0-9a-z]|^pod-(hello|talk)$|^gateway$|^vxlan")
+
+
+def ours(snapshot: Snapshot) -> Snapshot:
+    """Only what bears a name that a demo gives: on a host, others make devices, mounts and sockets at any time.
+
+    Ports cannot be told apart by name; the demo's are in its own network namespace, where `left_over` sees them all.
+    """
+    named = {
+        name: frozenset(item for item in getattr(snapshot, name) if _OURS.search(item))
+        for name in ("links", "namespaces", "mounts", "sockets")
+    }
+    return Snapshot(**named, processes=snapshot.processes)
 
 
 def listening_unix(table: str) -> frozenset[str]:

@@ -28,7 +28,7 @@ HELLO = world.PodPlace("pod-hello", 40)
 TALK = world.PodPlace("pod-talk", 41)
 _SCRIPT = (
     "mkdir -p /tmp/www; echo the page of the pod > /tmp/www/index.html; httpd -p 8081 -h /tmp/www; echo ready; "
-    'while read -r word rest; do case "$word" in fetch) wget -T 10 -qO- "$rest" || echo failed;; '
+    'while read -r word rest; do case "$word" in fetch) timeout 15 wget -qO- "$rest" || echo failed;; '
     '*) echo "got $word $rest";; esac; done; echo bye'
 )
 
