@@ -20,7 +20,7 @@ from peerpods.image.agentkind import Agent
 from peerpods.image.base import Base
 from peerpods.image.progress import Progress
 from peerpods.model import PodNetwork
-from peerpods.pki import issue
+from peerpods.pki.issue import issue
 from peerpods.userdata.apf import ApfConfig
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from importlib import import_module
 
 LIBRARY = "/usr/lib/python3/dist-packages"
 RELEASE_AGENT = "/usr/local/bin/kata-agent"
@@ -57,8 +58,6 @@ def read_user_data() -> None:
 
 def serve(name: str) -> None:
     """In a child: run the service `name` until it ends. Does not return."""
-    from importlib import import_module
-
     from twisted.internet import reactor
     from twisted.internet.defer import maybeDeferred
     from twisted.logger import globalLogBeginner
@@ -166,7 +165,7 @@ def main() -> None:
     read_user_data()
     say("phase user-data")
     ready = listen_for_ready()
-
+    import_module("peerpods.forwarder.service")  # here, so that the agent's process shares it
     say("phase import")
     watched[fork("forwarder")] = "forwarder"
     await_ready(ready, "forwarder")
@@ -175,6 +174,7 @@ def main() -> None:
         start_release_agent()
         say("phase agent (started)")
     else:
+        import_module("peerpods.agent.service")
         watched[fork("agent")] = "agent"
         await_ready(ready, "agent")
         say("phase agent (listening)")
