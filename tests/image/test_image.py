@@ -83,7 +83,7 @@ def test_a_changed_byte_is_found(image: Path, base: Base, tmp_path: Path) -> Non
         byte = file.read(1)
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte[0] ^ 1]))
-    with pytest.raises(LocalFailure, match="veritysetup|ld-linux"):
+    with pytest.raises(LocalFailure, match=r"veritysetup|ld-linux"):
         seal.verify(base, copy, verity)
 
 

@@ -21,7 +21,7 @@ LOADER = f"{LIBRARIES}/ld-linux-x86-64.so.2"
 
 @attrs.frozen
 class Base:
-    """A finished base layer: `root` (without our source), `modules` (unpacked .ko files), `vmlinuz`, `tools`, `lock`."""
+    """A finished base layer: `root` (without our source), `modules` (unpacked .ko files), `vmlinuz`, `tools`, `lock`."""  # noqa: E501
 
     folder: Path
 
@@ -61,7 +61,8 @@ class Base:
 
     def python(self, root: Path, *arguments: str, timeout: float = 600) -> str:
         """Run the image's own Python in the tree `root`, on the host."""
-        command = [root / LOADER, "--library-path", root / LIBRARIES, root / "usr/bin/python3.13", "-s", "-S", "-B"]
+        program = root / "usr/bin/python3.13"
+        command: list[str | Path] = [root / LOADER, "--library-path", root / LIBRARIES, program, "-s", "-S", "-B"]
         environment = {"PYTHONHOME": str(root / "usr"), "PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": str(inputs.EPOCH)}
         return run([*command, *arguments], environment=environment, timeout=timeout)
 

@@ -3,7 +3,7 @@
 Layout of one entry (Linux Documentation/driver-api/early-userspace/buffer-format.rst): `070701`, thirteen fields of
 eight hex digits (ino, mode, uid, gid, nlink, mtime, filesize, devmajor, devminor, rdevmajor, rdevminor, namesize, check),
 the name with a NUL, padding to four bytes, the content, padding to four bytes.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Entry:
 
     `name` has no leading slash; `mode` includes the type (`stat.S_IFREG | 0o755`); `device` is (major, minor) of a node.
     A symlink's `content` is its target.
-    """
+    """  # noqa: E501
 
     name: str
     mode: int

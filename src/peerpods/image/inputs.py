@@ -36,7 +36,7 @@ PACKAGES = {
 
 DROPPED = frozenset(
     # Package management, accounts and the like: nothing is installed, configured or logged into in the VM.
-    "adduser base-passwd cdebconf libdebconfclient0 debconf init-system-helpers login.defs passwd libpam0g libpam-modules "
+    "adduser base-passwd cdebconf libdebconfclient0 debconf init-system-helpers login.defs passwd libpam0g libpam-modules "  # noqa: E501, SIM905
     "libpam-modules-bin libdb5.3t64 libsemanage-common libsemanage2 libsepol2 libaudit-common libaudit1 libcap-ng0 "
     "libcrypt1 dpkg perl-base tar gcc-14-base openssl-provider-legacy tzdata media-types netbase "
     # skopeo's library asks for the whole of gnupg and a plugin system; signatures of images are not used here.

@@ -19,7 +19,7 @@ def root_image(base: Base, root: Path, target: Path) -> str:
 
     SHA-512, since a 64-bit machine without instructions for SHA needs a third less time for it than for SHA-256; lz4
     halves what must be hashed. Without hardware virtualisation both together save 2 s of 11 up to a listening forwarder.
-    """
+    """  # noqa: E501
     target.unlink(missing_ok=True)
     base.tool(
         "mkfs.erofs",

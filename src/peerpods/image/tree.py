@@ -25,7 +25,7 @@ LINKS = {
 APPLETS = ("mount", "umount", "cat", "ls", "cp", "mv", "rm", "mkdir", "ps", "tar", "gzip", "dmesg", "insmod", "ping")
 """A few of busybox's commands, for a look with a debugger and for tools that call them."""
 FILES = {
-    "etc/passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+    "etc/passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",  # noqa: E501
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",
     "etc/shadow": "root:!*:::::::\n",
     "etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",

@@ -31,19 +31,19 @@ def power_off(reason: str) -> None:
     """End of the VM."""
     say(f"stopped: {reason}")
     os.sync()
-    os.execv("/usr/bin/busybox", ["busybox", "poweroff", "-f"])
+    os.execv("/usr/bin/busybox", ["busybox", "poweroff", "-f"])  # noqa: S606
 
 
 def modprobe(*names: str) -> None:
     """Load modules; one that cannot be loaded is not fatal."""
-    pid = os.spawnv(os.P_NOWAIT, "/usr/bin/busybox", ["modprobe", "-a", *names])
+    pid = os.spawnv(os.P_NOWAIT, "/usr/bin/busybox", ["modprobe", "-a", *names])  # noqa: S606
     os.waitpid(pid, 0)
 
 
 def find_slow_disks() -> None:
-    """Load drivers of SATA and SCSI disks when user data cannot be on a virtio disk: there is none beside the root's."""
-    disks = [name for name in os.listdir("/sys/block") if name.startswith("vd")]
-    if len(disks) < 2 and not os.path.exists("/media/cidata/user-data"):
+    """Load drivers of SATA and SCSI disks when user data cannot be on a virtio disk: there is none beside the root's."""  # noqa: E501
+    disks = [name for name in os.listdir("/sys/block") if name.startswith("vd")]  # noqa: PTH208
+    if len(disks) < 2 and not os.path.exists("/media/cidata/user-data"):  # noqa: PTH110
         modprobe("ahci", "ata_piix", "sr_mod", "sd_mod")
 
 
@@ -65,7 +65,7 @@ def serve(name: str) -> None:
     from peerpods.config import settings as all_settings
     from peerpods.obs.bridge import twisted_observer
 
-    globalLogBeginner.beginLoggingTo([twisted_observer()], redirectStandardIO=False)
+    globalLogBeginner.beginLoggingTo([twisted_observer()], redirectStandardIO=False)  # type: ignore[list-item]
     settings = getattr(all_settings, f"{name.capitalize()}Settings")()
     code = 0
 
@@ -146,11 +146,11 @@ def start_release_agent() -> None:
     """The kata-agent of a release, with the guest components it pulls images through."""
     for name in COMPONENTS:
         path = f"/usr/local/bin/{name}"
-        if os.path.exists(path):
-            watched[os.spawnv(os.P_NOWAIT, path, [path])] = name
+        if os.path.exists(path):  # noqa: PTH110
+            watched[os.spawnv(os.P_NOWAIT, path, [path])] = name  # noqa: S606
             say(f"started {name}")
     environment = {**os.environ, "KATA_AGENT_SERVER_ADDR": "unix:///run/kata-containers/agent.sock"}
-    watched[os.spawnve(os.P_NOWAIT, RELEASE_AGENT, [RELEASE_AGENT], environment)] = "agent"
+    watched[os.spawnve(os.P_NOWAIT, RELEASE_AGENT, [RELEASE_AGENT], environment)] = "agent"  # noqa: S606
 
 
 def main() -> None:
@@ -170,7 +170,7 @@ def main() -> None:
     watched[fork("forwarder")] = "forwarder"
     await_ready(ready, "forwarder")
     say("phase forwarder (listening)")
-    if os.path.exists(RELEASE_AGENT):
+    if os.path.exists(RELEASE_AGENT):  # noqa: PTH110
         start_release_agent()
         say("phase agent (started)")
     else:
