@@ -14,9 +14,9 @@ HEAD = """# Configuration
 
 Made by `tools/document_settings.py` from the settings' own records; do not edit.
 
-The value of a setting comes from the first of these that has one: its flag, its environment variable (an empty one counts
-as unset), the TOML file named by `--config`, its default. TOML keys are the flags' names. A wrong setting ends the service
-with exit code 2 and one line per mistake; `--check-config` prints every value with its origin and ends.
+The value of a setting comes from the first of these that has one: its flag, its environment variable (an empty one
+counts as unset), the TOML file named by `--config`, its default. TOML keys are the flags' names. A wrong setting ends
+the service with exit code 2 and one line per mistake; `--check-config` prints every value with its origin and ends.
 
 ```toml
 [adaptor]

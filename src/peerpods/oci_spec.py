@@ -100,10 +100,10 @@ def _mounts(wish: ContainerWish) -> list[oci_pb2.Mount]:
         )
     mounts.append(
         oci_pb2.Mount(
-            destination="/dev/shm",
+            destination="/dev/shm",  # noqa: S108
             source="/run/kata-containers/sandbox/shm",
             type="bind",
-            options=["rbind"],  # noqa: S108
+            options=["rbind"],
         )
     )
     return mounts

@@ -1,4 +1,4 @@
-"""What a machine looks like from outside: links, namespaces, mounts, sockets, processes. Proof that a run left nothing."""
+"""What a machine looks like from outside: links, namespaces, mounts, sockets, processes; proof that nothing is left."""
 
 from __future__ import annotations
 
