@@ -6,7 +6,7 @@ top=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-/usr/bin/python3}
 cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/peerpods}
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo none)
-key=$( (cat "$top/requirements/dev.txt" "$top/setup.cfg"; echo "$version $top") | sha256sum | cut -c1-16)
+key=$( (cat "$top/requirements/dev.txt" "$top/tools/venv.sh"; echo "$version $top") | sha256sum | cut -c1-16)
 venv=$cache/venv-$key
 if [ "${1:-}" = --path ]; then echo "$venv"; exit 0; fi
 if [ -e "$venv/.done" ]; then exit 0; fi
