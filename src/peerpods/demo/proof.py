@@ -41,17 +41,17 @@ def left_over(before: Snapshot, after: Snapshot) -> list[str]:
     return found
 
 
-_OURS = re.compile(r"peerpod|/pp-|^pp[0-9a-z]|^pod-(hello|talk)$|^gateway$|^vxlan")
+_OURS = re.compile(r"^(ppbr0|pod-hello|pod-talk|gateway|vxlan\d*)$|peerpods-demo-")
 
 
 def ours(snapshot: Snapshot) -> Snapshot:
-    """Only what bears a name that a demo gives: on a host, others make devices, mounts and sockets at any time.
+    """Only what bears a name that the demo gives: on a host, others make devices and mounts at any time.
 
-    Ports cannot be told apart by name; the demo's are in its own network namespace, where `left_over` sees them all.
+    Sockets and ports belong to network namespaces; the demo's are in its own, where `left_over` sees them all.
     """
     named = {
         name: frozenset(item for item in getattr(snapshot, name) if _OURS.search(item))
-        for name in ("links", "namespaces", "mounts", "sockets")
+        for name in ("links", "namespaces", "mounts")
     }
     return Snapshot(**named, processes=snapshot.processes)
 
