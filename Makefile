@@ -9,8 +9,11 @@ TOOLS := $(shell CACHE=$(CACHE) tools/setup.sh --tools)
 export PATH := $(VENV)/bin:$(PATH):$(TOOLS)/usr/sbin:$(TOOLS)/usr/bin
 export CACHE
 
-.PHONY: venv print-venv protos lock
-venv:
+.PHONY: venv base print-venv protos lock
+base:
+	@tools/setup.sh --group base --soft
+
+venv: base
 	@PYTHON=$(PYTHON) CACHE=$(CACHE) tools/venv.sh
 
 print-venv:
@@ -29,14 +32,13 @@ setup:
 
 # The pod VM image below $(CACHE); KATA_AGENT, KATA_AGENT_SHA256 and GUEST_COMPONENTS name a kata-agent release.
 image: venv
-	@tools/setup.sh --group base
 	python -m peerpods.image build $(if $(KATA_AGENT),--kata-agent $(KATA_AGENT)) \
 	    $(if $(KATA_AGENT_SHA256),--kata-agent-sha256 $(KATA_AGENT_SHA256)) \
 	    $(if $(GUEST_COMPONENTS),--guest-components $(GUEST_COMPONENTS))
 
 # The demo: a real pod in a real VM, in namespaces of its own. As root.
 .PHONY: demo
-demo: setup image
+demo: image
 	@tools/setup.sh --run python -m peerpods.demo --image-dir "$$(python -m peerpods.image path)"
 
 # All checks and tests, as .ci/run runs them.

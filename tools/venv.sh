@@ -5,7 +5,9 @@ set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-/usr/bin/python3}
 cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/peerpods}
-version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo none)
+# Before set-up has installed it, Python is what it is going to be: the path must not change on the way.
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null ||
+    case $(. /etc/os-release && echo "${VERSION_ID:-}") in 12) echo 3.11 ;; 13) echo 3.13 ;; *) echo none ;; esac)
 key=$( (cat "$top/requirements/dev.txt" "$top/tools/venv.sh"; echo "$version $top") | sha256sum | cut -c1-16)
 venv=$cache/venv-$key
 if [ "${1:-}" = --path ]; then echo "$venv"; exit 0; fi
