@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
+from twisted.internet.defer import Deferred, gatherResults
 
 from peerpods.errors import LocalFailure, Refused
 from peerpods.model import PodNetwork, SandboxId, Tunnel
 from peerpods.podnet import Worker, netns_exists, nft, setup_guest, tunnel_for
+from peerpods.podnet.vni import PROBES
 from tests.podnet.harness import Inline, Space, Spaces, wait
 
 pytestmark = pytest.mark.root
@@ -250,11 +253,61 @@ def test_vni_of_a_device_that_moved_away_is_in_use(net: Net) -> None:
     try:
         assert wait(api.choose_vni({555001}, 555000)) == 555002
         assert wait(api.choose_vni(set(), 555000)) == 555003
+        wait(api.inspect(str(net.pod.path), host_interface="under0"))  # done after what follows the answer
     finally:
         api.close()
     assert ": pq" not in net.worker.ip("-o link")
     with pytest.raises(LocalFailure, match="VNI 555000"):
         wait(net.api.setup_tunnel(attrs.evolve(tunnel, sandbox=TWO, netns=str(net.add_pod("pod2", 2).path))))
+
+
+async def together(coroutines: Iterable[Any]) -> list[Any]:
+    return list(await gatherResults([Deferred.fromCoroutine(one) for one in coroutines]))
+
+
+def first_choice(net: Net) -> int:
+    """What a new worker chooses first."""
+    api = Worker(str(net.worker.path), Inline())
+    try:
+        return int(wait(api.choose_vni(set(), 555008)))
+    finally:
+        api.close()
+
+
+def test_choices_that_wait_together_differ_and_leave_nothing(net: Net) -> None:
+    wait(net.api.setup_tunnel(net.tunnel(net.inspect())))
+    net.worker.ip(
+        f"link add pq000000000000 group {PROBES} type vxlan id 9 remote 10.9.0.2 dstport 4789"
+    )
+    api = Worker(str(net.worker.path), Inline())
+    try:
+        chosen = wait(together(api.choose_vni({555003}, 555000) for _ in range(100)))
+        assert len(set(chosen)) == 100
+        assert not {555000, 555003} & set(chosen)
+        wait(api.inspect(str(net.pod.path), host_interface="under0"))  # done after what follows the answers
+        assert ": pq" not in net.worker.ip("-o link")
+    finally:
+        api.close()
+
+
+def test_two_workers_of_one_namespace_choose_from_different_blocks(net: Net) -> None:
+    apis = [Worker(str(net.worker.path), Inline()) for _ in range(2)]
+    try:
+        chosen = [wait(api.choose_vni(set(), 555008)) for api in apis for _ in range(2)]
+        assert chosen == [555008, 555009, 555264, 555265]
+        apis[0].close()
+        assert any(first_choice(net) < 555264 for _ in range(100)), "the block was not let go of"
+    finally:
+        for api in apis:
+            api.close()
+
+
+def test_a_vni_that_is_only_tried_by_another_is_waited_for(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    tunnel = net.tunnel(net.inspect())
+    net.worker.ip(f"link add pq000000000000 type vxlan id {tunnel.vni} remote 10.9.0.2 dstport 4789")
+    monkeypatch.setattr("peerpods.podnet.acting.time.sleep", lambda _: net.worker.ip("link del pq000000000000"))
+    wait(net.api.setup_tunnel(tunnel))
+    assert net.pod.ip("link show vxlan1")
 
 
 def test_two_pods_on_one_underlay(net: Net) -> None:

@@ -28,7 +28,7 @@ class RealNetwork:
     async def choose_vni(self, used: Collection[int]) -> int:
         from peerpods import podnet
 
-        return await podnet.choose_vni(used, self._min)
+        return await podnet.choose_vni(used, self._min, port=self._port)
 
     def exists(self, netns: str) -> bool:
         from peerpods import podnet

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import secrets
-from collections import deque
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -15,12 +15,12 @@ from peerpods.errors import LocalFailure, PeerPodError, Refused
 from peerpods.model import PodNetwork, SandboxId, Tunnel
 from peerpods.obs.log import get_logger
 from peerpods.podnet import kernel, nft, plan
-from peerpods.podnet.facts import Link
+from peerpods.podnet.facts import Link, Namespace
 from peerpods.podnet.kernel import IPRoute, NetlinkError
+from peerpods.podnet.vni import Vnis
 
 MAX_NAMED = 4096  # namespaces a sweep looks into
-MAX_SKIPPED = 64  # VNIs tried in one choice
-RESTING = 4096  # VNIs not given again soon
+TRIAL = 0.1  # seconds after which a device that only tries a VNI is gone
 
 
 class Acting:
@@ -29,8 +29,9 @@ class Acting:
     def __init__(self, home: str, named: str) -> None:
         self._home = home
         self._named = named
-        self._last = 0
-        self._given: deque[int] = deque(maxlen=RESTING)
+        self._host: Namespace | None = None
+        self._host_at = 0.0
+        self.vnis = Vnis()
         self._log = get_logger("podnet")
         self._without_nft = False
 
@@ -39,41 +40,30 @@ class Acting:
         with kernel.inside(self._home) if self._home else nullcontext():
             yield
 
-    def inspect(self, path: str, host_interface: str) -> PodNetwork:
-        """See `Worker.inspect`."""
+    def inspect(self, path: str, host_interface: str, asked: float) -> PodNetwork:
+        """See `Worker.inspect`. `asked`: when, by the monotonic clock; a look at the host since then is reused."""
         with _explained(f"look into {path}"), self._at_home():
-            with IPRoute() as here:
-                host = kernel.read(here)
+            host = self._host if self._host_at > asked else None
+            if host is None:
+                self._host_at = time.monotonic()
+                with IPRoute() as here:
+                    host = self._host = kernel.read(here)
             with _namespace(path), IPRoute() as there:
                 pod = kernel.read(there)
         return plan.pod_network(pod, host, netns=path, host_interface=host_interface)
 
-    def choose_vni(self, used: set[int], minimum: int, port: int) -> int:
-        """See `Worker.choose_vni`. A device made and removed again is the only sure answer: the kernel also counts
-        devices that have moved to a namespace that nobody can see."""
-        with _explained("choose a VNI"), self._at_home(), IPRoute() as here:
-            taken = used | set(self._given) | {one.vni for one in kernel.links(here) if one.kind == "vxlan"}
-            candidates = plan.next_vni(taken, minimum, self._last)
-            for vni in candidates[:MAX_SKIPPED]:
-                if all(self._free(here, vni, port, remote) for remote in ("192.0.2.1", "2001:db8::1")):
-                    self._last = vni
-                    self._given.append(vni)
-                    return vni
-        raise LocalFailure(f"no free VNI from {minimum} on UDP port {port}", remedy="remove unused tunnels")
+    def choose_vnis(self, wanted: int, used: set[int], minimum: int, port: int) -> list[int]:
+        """See `Worker.choose_vni`: one for each of `wanted` callers, fewer when there are no more."""
+        with _explained("choose a VNI"), self._at_home():
+            return self.vnis.choose(wanted, used, minimum, port)
 
-    @staticmethod
-    def _free(here: IPRoute, vni: int, port: int, remote: str) -> bool:
-        name = "pq" + secrets.token_hex(6)
+    def clear_vnis(self) -> None:
+        """The end of `choose_vnis`, when the callers have their answers. A failure waits for the next choice."""
         try:
-            kernel.make_vxlan(here, name, vni=vni, port=port, remote=remote)
-        except NetlinkError as error:
-            if error.code == errno.EEXIST:
-                return False
-            if error.code in (errno.EAFNOSUPPORT, errno.EPFNOSUPPORT) and ":" in remote:
-                return True  # a kernel without IPv6
-            raise
-        kernel.remove(here, name)
-        return True
+            with self._at_home():
+                self.vnis.clear()
+        except OSError as error:
+            self._log.warning("probes_left", reason=str(error))
 
     def setup(self, tunnel: Tunnel) -> None:
         """See `Worker.setup_tunnel`."""
@@ -97,8 +87,9 @@ class Acting:
         """The device: made here under the sandbox's own name, marked, then moved; a half-made one is made anew."""
         name = plan.device_name(tunnel.sandbox)
         kernel.remove(here, name)
+        facts: dict[str, Any] = {"vni": tunnel.vni, "port": tunnel.port, "remote": tunnel.remote, "local": tunnel.local}
         try:
-            kernel.make_vxlan(here, name, vni=tunnel.vni, port=tunnel.port, remote=tunnel.remote, local=tunnel.local)
+            _twice(lambda: kernel.make_vxlan(here, name, **facts))
         except NetlinkError as error:
             if error.code != errno.EEXIST:
                 raise
@@ -172,6 +163,17 @@ class Acting:
             nft.remove({_comment(one) for one in sandboxes})
         except nft.Unsupported:
             return
+
+
+def _twice(make: Callable[[], None]) -> None:
+    """Make a device; when its VNI is taken, once more: another's trial of a VNI lasts about 20 ms."""
+    try:
+        make()
+    except NetlinkError as error:
+        if error.code != errno.EEXIST:
+            raise
+        time.sleep(TRIAL)
+        make()
 
 
 def _comment(sandbox: str) -> str:

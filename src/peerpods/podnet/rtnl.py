@@ -6,6 +6,7 @@ made. Errors of the kernel are OSError.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import socket
@@ -53,6 +54,14 @@ class Rtnl:
         """Remove a device."""
         self._ask(_DELLINK, _ACK, _ifinfo(index))
 
+    def remove_group(self, group: int) -> None:
+        """Remove all devices of a group, in one wait of the kernel. Idempotent."""
+        try:
+            self._ask(_DELLINK, _ACK, _ifinfo(0) + _u32(27, group))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+
     def change(self, index: int, *, mac: str = "", mtu: int = 0, up: bool = False) -> None:
         """Set what is given."""
         body = _ifinfo(index, _UP if up else 0)
@@ -68,12 +77,13 @@ class Rtnl:
         finally:
             os.close(fd)
 
-    def make_vxlan(self, name: str, *, vni: int, port: int, remote: str) -> None:
+    def make_vxlan(self, name: str, *, vni: int, port: int, remote: str, group: int = 0) -> None:
         """A point-to-point vxlan device: one remote, no learning."""
         address = ipaddress.ip_address(remote)
         data = _u32(1, vni) + _attr(2 if address.version == 4 else 16, address.packed)
         data += _attr(7, b"\0") + _attr(15, struct.pack("!H", port))
         info = _attr(18, _text(1, "vxlan") + _attr(2, data))
+        info += _u32(27, group) if group else b""
         self._ask(_NEWLINK, _ACK | _CREATE | _EXCL, _ifinfo(0) + _text(3, name) + info)
 
     def add_address(self, index: int, cidr: str) -> None:

@@ -6,20 +6,40 @@ vxlan device sleeps about 20 ms in the kernel, and because in order means that s
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from peerpods.errors import LocalFailure
 from peerpods.model import PodNetwork, SandboxId, Tunnel
 
 if TYPE_CHECKING:
     from peerpods.podnet.acting import Acting
 
 T = TypeVar("T")
+BATCH = 64
+"""Most choices of a VNI that are served together."""
+
+
+def _answer() -> Deferred[Any]:
+    return Deferred(lambda _: None)  # cancelled: the thread finishes, its answer is dropped
+
+
+@attrs.define(eq=False)
+class _Choice:
+    """A VNI that is waited for."""
+
+    facts: tuple[int, int]
+    """The lowest VNI, and the UDP port."""
+    used: set[int]
+    answer: Deferred[Any] = attrs.field(factory=_answer)
 
 
 def netns_exists(path: str) -> bool:
@@ -47,6 +67,8 @@ class Worker:
         self._reactor = reactor
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="podnet")
         self._acting: Acting | None = None
+        self._choices: deque[_Choice] = deque()
+        self._closed = False
 
     async def inspect(self, netns_path: str, *, host_interface: str = "") -> PodNetwork:
         """What a pod's namespace looks like, and which of this node's addresses its tunnel will have.
@@ -54,7 +76,8 @@ class Worker:
         Raises:
             Refused: no such namespace, no address, no interface; with a remedy.
         """
-        return await self._run(lambda acting: acting.inspect(netns_path, host_interface))
+        asked = time.monotonic()
+        return await self._run(lambda acting: acting.inspect(netns_path, host_interface, asked))
 
     async def choose_vni(self, used: Collection[int], minimum: int, *, port: int = 4789) -> int:
         """A VNI that nobody uses: none of `used`, and none of a living device, wherever that has moved.
@@ -64,8 +87,13 @@ class Worker:
         Raises:
             LocalFailure: when there is none, or the kernel cannot make vxlan devices.
         """
-        taken = set(used)
-        return await self._run(lambda acting: acting.choose_vni(taken, minimum, port))
+        choice = _Choice((minimum, port), set(used))
+        self._choices.append(choice)
+        self._submit(self._thd_choose)
+        vni: int | None = await choice.answer
+        if vni is None:
+            raise LocalFailure(f"no free VNI from {minimum} on UDP port {port}", remedy="remove unused tunnels")
+        return vni
 
     async def setup_tunnel(self, tunnel: Tunnel) -> None:
         """Make the tunnel, or finish a half-made one. Idempotent.
@@ -87,27 +115,59 @@ class Worker:
 
     def close(self) -> None:
         """End the thread once its work is done. Idempotent."""
-        self._pool.shutdown(wait=False)
+        if not self._closed:
+            self._closed = True
+            self._pool.submit(self._thd_close)
+            self._pool.shutdown(wait=False)
 
     def _run(self, action: Callable[[Acting], T]) -> Deferred[T]:
-        reactor = self._reactor
-        if reactor is None:
-            from twisted.internet import reactor  # the installed one: nobody gave another
-        answer: Deferred[T] = Deferred(lambda _: None)  # the thread finishes; its answer is dropped
-
-        def arrived(result: Any) -> None:
-            if not answer.called:
-                answer.callback(result)
+        answer = _answer()
 
         def _thd_act() -> None:
             try:
                 result: Any = action(self._thd_acting())
             except BaseException:  # the Deferred carries it, whatever it is
                 result = Failure()  # type: ignore[no-untyped-call]
-            reactor.callFromThread(arrived, result)
+            self._thd_tell(answer, result)
 
-        self._pool.submit(_thd_act)
+        self._submit(_thd_act)
         return answer
+
+    def _submit(self, action: Callable[[], None]) -> None:
+        if self._reactor is None:
+            from twisted.internet import reactor  # the installed one: nobody gave another
+
+            self._reactor = reactor
+        self._pool.submit(action)
+
+    def _thd_tell(self, answer: Deferred[Any], result: Any) -> None:
+        def arrived() -> None:
+            if not answer.called:
+                answer.callback(result)
+
+        self._reactor.callFromThread(arrived)
+
+    def _thd_choose(self) -> None:
+        """Serve all choices that wait, those with the first one's settings: one removal of devices for all."""
+        batch: list[_Choice] = []
+        while self._choices and len(batch) < BATCH and (not batch or self._choices[0].facts == batch[0].facts):
+            batch.append(self._choices.popleft())
+        if not batch:
+            return  # an earlier turn served them
+        try:
+            acting = self._thd_acting()
+            found: list[Any] = [*acting.choose_vnis(len(batch), set().union(*(c.used for c in batch)), *batch[0].facts)]
+        except BaseException:  # the Deferreds carry it, whatever it is
+            found = [Failure()] * len(batch)  # type: ignore[no-untyped-call]
+        found += [None] * (len(batch) - len(found))
+        for choice, result in zip(batch, found, strict=True):
+            self._thd_tell(choice.answer, result)
+        if self._acting is not None:
+            self._acting.clear_vnis()
+
+    def _thd_close(self) -> None:
+        if self._acting is not None:
+            self._acting.vnis.release()
 
     def _thd_acting(self) -> Acting:
         if self._acting is None:
