@@ -19,7 +19,7 @@ from peerpods.cli.session import Outcome, RawTerminal, RunWish, Session, progres
 from peerpods.errors import LocalFailure, PeerPodError
 
 
-@click.command()
+@click.command(short_help="Run one container in a new pod, as kata's shim would.")
 @click.option("--provider", help="start a private adaptor and relay with this provider, and end them after")
 @click.option("--config", type=click.Path(exists=True, dir_okay=False, resolve_path=True), help="their TOML file")
 @click.option("--socket", default="/run/peerpod/hypervisor.sock", show_default=True, help="the running adaptor's")

@@ -149,7 +149,7 @@ def _print_table(found: list[admin_pb2.Sandbox]) -> None:
     Console(width=width, highlight=False, markup=False).print(table)
 
 
-@click.command()
+@click.command(short_help="Show one sandbox with its history.")
 @_socket
 @_state
 @_json
