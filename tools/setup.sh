@@ -34,14 +34,10 @@ missing() { # NAME... -> those that are not installed
 }
 
 fresh_lists() { # makes sure that apt knows every NAME
-    for name in "$@"; do
-        if ! apt-cache policy "$name" 2>/dev/null | grep -q 'Candidate: [^(]'; then
-            [ "$(id -u)" = 0 ] || { say "apt does not know $name: run 'apt-get update' as root"; return 1; }
-            say "reading the package lists"
-            apt-get update -qq
-            return
-        fi
-    done
+    [ "$(apt-cache policy "$@" 2>/dev/null | grep -c 'Candidate: [^(]')" -ge $# ] && return
+    [ "$(id -u)" = 0 ] || { say "apt does not know all of $*: run 'apt-get update' as root"; return 1; }
+    say "reading the package lists"
+    apt-get update -qq
 }
 
 # Maintainer scripts find these before the real ones, so that a dependency that is upgraded on the way does not touch
