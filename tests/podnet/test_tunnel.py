@@ -276,9 +276,7 @@ def first_choice(net: Net) -> int:
 
 def test_choices_that_wait_together_differ_and_leave_nothing(net: Net) -> None:
     wait(net.api.setup_tunnel(net.tunnel(net.inspect())))
-    net.worker.ip(
-        f"link add pq000000000000 group {PROBES} type vxlan id 9 remote 10.9.0.2 dstport 4789"
-    )
+    net.worker.ip(f"link add pq000000000000 group {PROBES} type vxlan id 9 remote 10.9.0.2 dstport 4789")
     api = Worker(str(net.worker.path), Inline())
     try:
         chosen = wait(together(api.choose_vni({555003}, 555000) for _ in range(100)))
