@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-_MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
+_MS_BIND, _MS_REC, _MS_PRIVATE, _MS_SHARED = 0x1000, 0x4000, 1 << 18, 1 << 20
 
 
 def _mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
@@ -26,10 +26,14 @@ def private_mounts() -> None:
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE)
     _mount("proc", "/proc", "proc", 0)
     _mount("tmpfs", "/run", "tmpfs", 0, "mode=755")
+    # The first named network namespace would make this mount, and nobody would unmount it.
+    os.mkdir("/run/netns", 0o755)
+    _mount("/run/netns", "/run/netns", "", _MS_BIND)
+    _mount("none", "/run/netns", "", _MS_REC | _MS_SHARED)
     cgroups = os.open("/sys/fs/cgroup", os.O_PATH | os.O_DIRECTORY)
     _mount("sysfs", "/sys", "sysfs", 0)
     # sysfs shows the network devices of the namespace that mounts it; the cgroup tree is put back on top.
-    _mount(f"/proc/self/fd/{cgroups}", "/sys/fs/cgroup", "", 0x1000 | _MS_REC)
+    _mount(f"/proc/self/fd/{cgroups}", "/sys/fs/cgroup", "", _MS_BIND | _MS_REC)
     os.close(cgroups)
 
 
