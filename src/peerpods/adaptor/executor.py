@@ -48,6 +48,8 @@ CONSOLE_TIMEOUT = 3.0  # seconds; the caller of StartVM waits for it
 DELETE_TIMEOUT = 600.0  # seconds for one try to delete everything of a sandbox
 LOOK_TIMEOUT = 60.0  # seconds for find and list
 CLEAN_TIMEOUT = 60.0  # seconds for the node's own things
+LINK_WORDS = 0.5
+"""Seconds by which the relay's bound for a link is shorter than the start's: it knows why there was none."""
 RELINK_PAUSE = 0.2  # seconds before a link is asked for again from a relay that came back
 
 
@@ -215,7 +217,8 @@ class Executor:
                 try:
                     if forgotten:
                         await self._open(s)
-                    await self.world.relay.link(s.id, s.instance.agent_host, s.instance.agent_port, max(left, 0.1))
+                    bound = max(left - LINK_WORDS, 0.1)
+                    await self.world.relay.link(s.id, s.instance.agent_host, s.instance.agent_port, bound)
                     break
                 except (RelayAway, RelayForgot):
                     forgotten = True

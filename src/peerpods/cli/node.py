@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 
 from peerpods.cli.children import Child, socket_answers, twistd
+from peerpods.errors import LocalFailure
 
 _START_SECONDS = 30.0
 
@@ -27,14 +28,20 @@ class Node:
 
     @classmethod
     def make(cls, provider: str, config: str = "", extra: tuple[str, ...] = ()) -> Node:
-        """A node in a new folder below /run, short enough for socket paths."""
+        """A node in a new folder below /run, short enough for socket paths.
+
+        Raises:
+            LocalFailure: the folder cannot be made.
+        """
         base = "/run" if Path("/run").is_dir() else None
-        return cls(
-            folder=Path(tempfile.mkdtemp(prefix="pp-", dir=base)),
-            provider=provider,
-            config=config,
-            extra=extra,
-        )
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="pp-", dir=base))
+        except OSError as error:
+            raise LocalFailure(
+                f"cannot make a folder for a private adaptor and relay below {base}: {error.strerror}",
+                remedy="run as root, or use a running adaptor's --socket instead of --provider",
+            ) from error
+        return cls(folder=folder, provider=provider, config=config, extra=extra)
 
     @property
     def socket(self) -> str:

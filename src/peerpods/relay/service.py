@@ -47,7 +47,9 @@ class RelayService(Service):
             self._port = await listen_unix(self.reactor, path, self._server, 0o600)
         except OSError as error:
             text = str(error) if path in str(error) else f"{path}: {error.strerror or error}"
-            raise LocalFailure(f"the relay cannot start: {text}") from error
+            raise LocalFailure(
+                f"the relay cannot start: {text}", remedy="run it as root, or choose another --control or --pods-dir"
+            ) from error
         ready.mark("relay")
         _log.info("ready", control=path, pods_dir=self.settings.pods_dir)
 
