@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
 _MS_BIND, _MS_REC, _MS_PRIVATE, _MS_SHARED = 0x1000, 0x4000, 1 << 18, 1 << 20
 
@@ -27,7 +28,7 @@ def private_mounts() -> None:
     _mount("proc", "/proc", "proc", 0)
     _mount("tmpfs", "/run", "tmpfs", 0, "mode=755")
     # The first named network namespace would make this mount, and nobody would unmount it.
-    os.mkdir("/run/netns", 0o755)
+    Path("/run/netns").mkdir(mode=0o755)
     _mount("/run/netns", "/run/netns", "", _MS_BIND)
     _mount("none", "/run/netns", "", _MS_REC | _MS_SHARED)
     cgroups = os.open("/sys/fs/cgroup", os.O_PATH | os.O_DIRECTORY)
