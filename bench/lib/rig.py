@@ -10,7 +10,10 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest import mock
 
+from peerpods.cli.children import Child, socket_answers
+from peerpods.cli.node import Node
 from peerpods.pki.issue import issue
 from peerpods.protocols import relay_pb2
 from peerpods.ttrpc import FrameDecoder, Request, decode_response, encode_frame
@@ -186,6 +189,37 @@ class Rig:
         answer = self.order("Link", request, relay_pb2.LinkResponse)
         if not answer.up:
             raise RuntimeError(answer.message)
+
+
+class Crowd(Node):
+    """A private adaptor and relay whose instances, any number, live in a third process."""
+
+    instances = None
+
+    def start(self):
+        path = str(self.folder / "instances.sock")
+        self.instances = Child.start("instances", [sys.executable, str(HERE / "instances.py"), path], self.folder)
+        self.instances.wait_until(lambda: socket_answers(path), 20, "its socket")
+        super().start()
+
+    def start_adaptor(self):
+        def command(_service, *flags):
+            return [sys.executable, str(HERE / "adaptor.py"), str(self.folder / "instances.sock"), *flags]
+
+        with mock.patch("peerpods.cli.node.twistd", command):
+            super().start_adaptor()
+
+    def stop(self):
+        for child in (self.adaptor, self.relay, self.instances):
+            if child is not None:
+                child.stop()
+        super().stop()
+
+
+def verdict(what, measured, reach, *, good, unit=""):
+    """Print one figure beside its reach, and whether it is within; gives the same as a dict."""
+    print(f"{'PASS ' if good else 'under'}  {what}: {measured}{unit} (reach: {reach}{unit})")
+    return {"what": what, "measured": measured, "reach": reach, "unit": unit.strip(), "pass": good}
 
 
 def table(rows, columns):
