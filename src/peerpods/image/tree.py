@@ -137,6 +137,9 @@ def _compile(base: Base, root: Path) -> None:
     """Bytecode that is never checked against its source (the root is read-only), under the paths of the VM."""
     for folder in root.rglob("__pycache__"):
         shutil.rmtree(folder)
+    for path in root.rglob("*.py"):
+        if path.is_symlink() and path.readlink().is_absolute():
+            path.unlink()  # it leads into the VM's /etc: here, to a file that the builder's own machine may have
     places = [str(root / name) for name in ("usr/lib/python3.13", PYTHON_PACKAGES, "usr/lib/peerpods")]
     base.python(root, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash",
                 "-s", str(root), "-p", "/", *places)  # fmt: skip
