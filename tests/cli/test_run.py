@@ -45,9 +45,25 @@ def test_our_own_failures_are_125_with_one_line(words, reason):
     assert "Traceback" not in done.stderr
 
 
-def test_without_a_command_it_says_how_to_use_it():
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "COMMAND"),
+        (["--netns=/nowhere", "--", "true"], "/nowhere"),
+        (["--config=/nowhere", "--", "true"], "/nowhere"),
+        (["--cpus=many", "--", "true"], "many"),
+        (["--imgae=x", "--", "true"], "--imgae"),
+    ],
+)
+def test_wrong_usage_is_125_with_one_line_too(words, reason):
     done = subprocess.run(
-        [sys.executable, "-m", "peerpods.cli.main", "run"], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "peerpods.cli.main", "run", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
-    assert done.returncode == 2
-    assert "COMMAND" in done.stderr
+    assert done.returncode == 125
+    (line,) = done.stderr.splitlines()
+    assert reason in line
+    assert "--help" in line

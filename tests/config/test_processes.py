@@ -35,7 +35,7 @@ def assert_one_line(done, *words):
 @pytest.mark.parametrize(
     ("service", "flags", "words"),
     [
-        ("adaptor", [], ["--provider", "CLOUD_PROVIDER"]),
+        ("adaptor", [], ["--provider: is missing", "CLOUD_PROVIDER"]),
         ("adaptor", ["--provider=libvrt"], ["'libvrt'", "did you mean 'libvirt'"]),
         ("adaptor", ["--provider=memory", "--sokcet=/x"], ["--sokcet", "did you mean '--socket'"]),
         ("adaptor", ["--provider=memory", "--socket"], ["--socket"]),
@@ -96,6 +96,20 @@ def test_one_wrong_field_as_a_process(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text('[adaptor]\nprovider = "memory"\nvxlan-port = 70000\n')
     assert_one_line(run("adaptor", f"--config={path}"), "[adaptor] vxlan-port", "70000", "from 1 to 65535")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[provider.memry]\nboot-delay = 1\n", ["[provider] memry", "did you mean 'provider.memory'"]),
+        ("[provider]\nboot-delay = 1\n", ["[provider] boot-delay", "the value 1"]),
+        ("[guest]\nauth = '/x'\n", ["[guest] auth", "auth-json, initdata, registries-json"]),
+    ],
+)
+def test_a_table_or_key_that_nobody_reads_is_a_mistake(text, words, tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    assert_one_line(run("adaptor", "--provider=memory", f"--config={path}"), *words)
 
 
 def test_two_mistakes_give_two_lines(tmp_path):

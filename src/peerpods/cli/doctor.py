@@ -155,6 +155,7 @@ def check_config(path: str) -> Finding:
         loader.section(GuestSettings, "guest")
         if settings is not None and settings.provider in registry.names():
             loader.section(registry.settings_class(settings.provider), f"provider.{settings.provider}")
+        loader.check_providers(registry.names())
         loader.finish()
     except Mistakes as error:
         return Finding("configuration", BAD, "; ".join(str(error).splitlines()), f"mend {path}")

@@ -19,7 +19,19 @@ from peerpods.cli.session import Outcome, RawTerminal, RunWish, Session, progres
 from peerpods.errors import LocalFailure, PeerPodError
 
 
-@click.command(short_help="Run one container in a new pod, as kata's shim would.")
+class OneLine(click.Command):
+    """A command whose own failures, wrong usage among them, are code 125: the other codes are the container's."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """As click's, but a mistake in the options is one line of reason."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            fail(f"run: {error.format_message()} See peerpods run --help")
+            raise
+
+
+@click.command(cls=OneLine, short_help="Run one container in a new pod, as kata's shim would.")
 @click.option("--provider", help="start a private adaptor and relay with this provider, and end them after")
 @click.option("--config", type=click.Path(exists=True, dir_okay=False, resolve_path=True), help="their TOML file")
 @click.option("--socket", default="/run/peerpod/hypervisor.sock", show_default=True, help="the running adaptor's")

@@ -13,6 +13,7 @@ from peerpods.cli.reacting import fail, run_reactor
 from peerpods.protocols import admin_pb2
 
 _ADMIN = "peerpods.v1.Admin"
+_STEPS = ("create_vm", "launch", "address", "tunnel", "link")  # a protobuf map has no order
 _socket = click.option(
     "--socket", default="/run/peerpod/admin.sock", show_default=True, help="the adaptor's admin socket"
 )
@@ -71,12 +72,13 @@ def sandbox_object(found: admin_pb2.Sandbox) -> dict[str, Any]:
 
 def inspect_object(found: admin_pb2.InspectResponse) -> dict[str, Any]:
     """The JSON object of one sandbox with its history."""
+    phases = sorted(found.phases.items(), key=lambda pair: _STEPS.index(pair[0]) if pair[0] in _STEPS else 99)
     return {
         **sandbox_object(found.sandbox),
         "history": [{"at": h.at, "state": h.state, "reason": h.reason} for h in found.history],
         "vni": found.vni,
         "netns": found.netns,
-        "phases": {name: round(value, 1) for name, value in found.phases.items()},
+        "phases": {name: round(value, 1) for name, value in phases},
     }
 
 
@@ -186,7 +188,7 @@ def _print_inspect(found: admin_pb2.InspectResponse) -> None:
         print(f"{key.replace('age_s', 'age').replace('_', ' '):<12} {value}")
     if found.phases:
         print("phases")
-        for name, value in found.phases.items():
+        for name, value in inspect_object(found)["phases"].items():
             print(f"  {name:<12} {value:9.1f} ms")
     print("history")
     for entry in found.history:

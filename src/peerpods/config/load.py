@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,6 +92,19 @@ class Loader:
         if found.settings is not None:
             self.report += describe(found.settings, found.origins, table_name)
         return found.settings
+
+    def check_providers(self, names: Iterable[str]) -> None:
+        """Every table below [provider] must be a provider's; a mistyped one would count for nothing, unseen."""
+        known = list(names)
+        tables = self.document.get("provider", {})
+        for name, value in tables.items():
+            if name not in known or not isinstance(value, dict):
+                allowed = "tables " + ", ".join(f"provider.{one}" for one in known)
+                close = nearest(name, known)
+                shown = "this table" if isinstance(value, dict) else f"the value {value!r}"
+                self.mistakes.append(
+                    Mistake(f"[provider] {name}", shown, allowed, f"provider.{close}" if close else "")
+                )
 
     def finish(self) -> None:
         """Raise all mistakes at once, if there are any."""

@@ -23,11 +23,13 @@ class Mistake:
     setting: str
     """How the user wrote it: `--socket`, `PODS_DIR`, `[adaptor] socket`."""
     value: str
+    """As written; "" for a setting that must be given and is not."""
     allowed: str
     nearest: str = ""
 
     def __str__(self) -> str:
-        line = f"{self.setting}: {self.value} is wrong; allowed: {self.allowed}"
+        wrong = f"{self.value} is wrong" if self.value else "is missing"
+        line = f"{self.setting}: {wrong}; allowed: {self.allowed}"
         return f"{line}; did you mean {self.nearest!r}?" if self.nearest else line
 
 
@@ -94,7 +96,7 @@ def resolve(
     options = options_of(settings)
     known = {option.flag for option in options.values()}
     mistakes = [
-        Mistake(f"[{table_name}] {key}", "this key", "a key of this table", nearest(key, known))
+        Mistake(f"[{table_name}] {key}", "this key", "keys " + ", ".join(sorted(known)), nearest(key, known))
         for key in table
         if key not in known
     ]
@@ -107,7 +109,7 @@ def resolve(
             origins[option.flag] = "default"
             if option.required:
                 how = f" or the variable {option.env}" if option.env else ""
-                mistakes.append(Mistake(f"--{option.flag}", "nothing", f"{option.kind.allowed} (give the flag{how})"))
+                mistakes.append(Mistake(f"--{option.flag}", "", f"{option.kind.allowed} (give the flag{how})"))
             continue
         raw, named, origin = found
         origins[option.flag] = origin

@@ -62,7 +62,9 @@ def Options() -> ServiceOptions:
         die("adaptor", str(error).splitlines())
     if provider:
         tables.append((registry.settings_class(provider), f"provider.{provider}"))
-    return options_class("adaptor", tuple(tables))()
+    cls = options_class("adaptor", tuple(tables))
+    cls.providers = tuple(registry.names())
+    return cls()
 
 
 def makeService(options: ServiceOptions) -> IService:

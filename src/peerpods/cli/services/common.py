@@ -1,6 +1,7 @@
 """What all twistd services share: flags made from settings classes, mistakes in words, exit codes.
 
-Exit codes: 0 stopped as asked, 1 could not start or failed, 2 wrong configuration or wrong reactor.
+Exit codes: 1 could not start or failed, 2 wrong configuration or wrong reactor. A service that a signal stopped ends
+by that signal (twistd raises it again after the clean end), which service managers count as success for SIGTERM.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ from typing import Any, NoReturn, cast
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.error import CannotListenError
 from twisted.python import usage
 from twisted.python.failure import Failure
 
 from peerpods.config.fields import options_of
 from peerpods.config.load import Loader, Mistakes, read_file
 from peerpods.config.resolve import nearest
-from peerpods.errors import ConfigError, LocalFailure, PeerPodError
+from peerpods.errors import ConfigError, PeerPodError
 
 
 def die(service: str, lines: Iterable[str], code: int = 2) -> NoReturn:
@@ -72,6 +72,8 @@ class ServiceOptions(usage.Options):
     ]
     optParameters: list[Any] = [("config", None, "", "configuration file (TOML)")]
     takes_file = True
+    providers: tuple[str, ...] = ()
+    """Names that tables below [provider] may have, for a service that reads one of them."""
 
     def __init__(self) -> None:
         # usage.Options reads the class attribute; each instance's class is made by `options_class`.
@@ -109,6 +111,8 @@ class ServiceOptions(usage.Options):
             document = read_file(self["config"]) if self.takes_file else {}
             loader = Loader(flags, os.environ, document)
             self.settings = [loader.section(cls, table) for cls, table in self.tables]
+            if self.providers:
+                loader.check_providers(self.providers)
             loader.finish()
         except Mistakes as error:
             die(self.service, str(error).splitlines())
@@ -154,10 +158,7 @@ class WithHttp(Service):
     async def _start(self) -> None:
         for part in self._parts:
             started = part.startService()
-            waiting = getattr(part, "_waitingForPort", None)
-            if waiting is not None:
-                await _port_or_words(waiting)
-            elif isinstance(started, Deferred):
+            if isinstance(started, Deferred):
                 await started
 
     def stopService(self) -> Deferred[None]:
@@ -169,17 +170,6 @@ class WithHttp(Service):
         for part in reversed(self._parts):
             if part.running:
                 await maybeDeferred(part.stopService)
-
-
-async def _port_or_words(waiting: Deferred[Any]) -> None:
-    try:
-        waiting.addCallback(lambda port: port)
-        await waiting
-    except CannotListenError as error:
-        raise LocalFailure(
-            f"cannot listen on {error.interface or '*'}:{error.port}: {error.socketError}",
-            remedy="another process has this port: choose one with --http, or --http '' for none",
-        ) from None
 
 
 class _Exit:
