@@ -168,7 +168,11 @@ async def test_create_start_talk_stop():
     assert "ready" in text
     assert "MARKER" not in text
     assert "PRIVATE KEY" not in text
-    assert all(fields["sandbox"] == ID and fields["pod"] == "web" for _, e, fields in lines if e == "sandbox_state")
+    named = [(event, fields) for _, event, fields in lines if fields["room"] == "adaptor" and "sandbox" in fields]
+    assert {event for event, _ in named} >= {"sandbox_state", "instance_deleted"}
+    for event, fields in named:
+        assert (fields["sandbox"], fields["pod"], fields["namespace"]) == (ID, "web", "lab"), event
+        assert fields.get("instance", "").startswith("mem-") or fields["state"] in ("prepared", "launching"), event
 
 
 @pytest_twisted.ensureDeferred

@@ -213,7 +213,7 @@ def test_calls_are_counted_within_a_bound():
 
     def value(service, method):
         return metrics.REGISTRY.get_sample_value(
-            "peerpods_rpcs_total", {"service": service, "method": method, "code": "0"}
+            "peerpods_rpcs_total", {"service": service, "method": method, "code": "OK"}
         )
 
     assert value("svc", "bound0") == 2

@@ -124,7 +124,7 @@ class Executor:
         except CancelledError:
             raise
         except Exception as error:
-            log.warning("step_failed", sandbox=s.id, pod=s.pod, step=step.value, error=str(error))
+            log.warning("step_failed", **s.named(), step=step.value, error=str(error))
             return ev.StepFailed(
                 at=self.world.now(),
                 attempt=s.attempt,
@@ -240,7 +240,7 @@ class Executor:
             except CancelledError:
                 raise
             except Exception as error:
-                log.warning("console_unreadable", sandbox=s.id, pod=s.pod, error=str(error))
+                log.warning("console_unreadable", **s.named(), error=str(error))
         return ev.ConsoleRead(at=self.world.now(), lines=lines)
 
     async def close_agent(self, s: Sandbox) -> None:
@@ -248,7 +248,7 @@ class Executor:
         try:
             await self.world.relay.close(s.id)
         except LinkError as error:
-            log.debug("agent_not_closed", sandbox=s.id, pod=s.pod, error=str(error))
+            log.debug("agent_not_closed", **s.named(), error=str(error))
 
     async def instances_of(self, sandbox: SandboxId, *, token: str = "") -> dict[str, Instance]:
         """Every instance of a sandbox that the cloud shows, by tag and by token; never anybody else's."""
@@ -273,11 +273,11 @@ class Executor:
             for identity in dict.fromkeys([*known, *found]):
                 call = self.cloud("delete", self.world.provider.delete(identity))
                 await self.bounded(call, DELETE_TIMEOUT, f"deleting instance {identity}")
-                log.info("instance_deleted", sandbox=s.id, pod=s.pod, instance=identity)
+                log.info("instance_deleted", **{**s.named(), "instance": identity})
         except CancelledError:
             raise
         except Exception as error:
-            log.warning("delete_failed", sandbox=s.id, pod=s.pod, error=str(error))
+            log.warning("delete_failed", **s.named(), error=str(error))
             return ev.DeleteFailed(at=self.world.now(), problem=problem_of(error))
         return ev.CloudGone(at=self.world.now())
 
@@ -293,7 +293,7 @@ class Executor:
 
     async def delete_stray(self, identity: str, sandbox: str) -> None:
         """Delete one instance that no record explains; CloudError when it cannot be."""
-        log.warning("stray_instance", sandbox=sandbox, instance=identity)
+        log.warning("stray_instance", sandbox=sandbox, instance=identity, note="no record explains it; deleting it")
         call = self.cloud("delete", self.world.provider.delete(identity))
         await self.bounded(call, DELETE_TIMEOUT, f"deleting instance {identity}")
 
@@ -312,7 +312,7 @@ class Executor:
         except CancelledError:
             raise
         except Exception as error:
-            log.warning("clean_up_failed", sandbox=s.id, pod=s.pod, error=str(error))
+            log.warning("clean_up_failed", **s.named(), error=str(error))
             return ev.CleanUpFailed(at=self.world.now(), problem=problem_of(error))
         return ev.CleanedUp(at=self.world.now())
 

@@ -148,7 +148,7 @@ class Runner:
             if not isinstance(event, ev.StopRequested):
                 return
         if len(actor.queue) >= QUEUE_MAX:
-            log.error("event_dropped", sandbox=sandbox, kind=type(event).__name__)
+            log.error("event_dropped", **self._named(sandbox), kind=type(event).__name__)
             return
         actor.queue.append(event)
         if not actor.pumping:
@@ -172,6 +172,10 @@ class Runner:
         for waiter in list(self._waiters.values()):
             waiter.answer.cancel()
 
+    def _named(self, sandbox: SandboxId) -> dict[str, str]:
+        record = self.sandboxes.get(sandbox)
+        return record.named() if record is not None else {"sandbox": sandbox}
+
     def _actor(self, sandbox: SandboxId) -> _Actor:
         return self._actors.setdefault(sandbox, _Actor())
 
@@ -186,7 +190,7 @@ class Runner:
                     secrets = event.secrets if isinstance(event, ev.CreateRequested) else None
                     await self._journal.write(after, secrets)
                 except LocalFailure as error:
-                    log.warning("journal_failed", sandbox=sandbox, error=str(error))
+                    log.warning("journal_failed", **self._named(sandbox), error=str(error))
                     self._refuse(event, error)
                     if isinstance(event, (ev.CreateRequested, ev.StartRequested)):
                         actor.queue.popleft()
@@ -232,10 +236,7 @@ class Runner:
         entry = after.history[-1]
         log.info(
             "sandbox_state",
-            sandbox=after.id,
-            pod=after.pod,
-            namespace=after.namespace,
-            instance=after.instance.id if after.instance else None,
+            **after.named(),
             state=after.phase.value,
             reason=entry.reason,
         )
@@ -383,14 +384,14 @@ class Runner:
 
     def _task_died(self, failure: Failure, sandbox: SandboxId, name: str) -> None:
         if not isinstance(failure.value, CancelledError):
-            log.error("effect_died", sandbox=sandbox, effect=name, error=failure.getTraceback())
+            log.error("effect_died", **self._named(sandbox), effect=name, error=failure.getTraceback())
 
     def _pump_died(self, failure: Failure, sandbox: SandboxId) -> None:
         actor = self._actor(sandbox)
         actor.pumping = False
         if isinstance(failure.value, CancelledError):
             return
-        log.error("sandbox_died", sandbox=sandbox, error=failure.getTraceback())
+        log.error("sandbox_died", **self._named(sandbox), error=failure.getTraceback())
         if actor.queue:
             # The event that cannot be handled must not block those behind it.
             actor.queue.popleft()

@@ -102,6 +102,11 @@ class Sandbox:
         """The last error as it is answered, or None."""
         return Problem(code=self.error_code or 2, text=self.last_error) if self.last_error else None
 
+    def named(self) -> dict[str, str]:
+        """The fields by which every log line names this sandbox; the instance where it is known."""
+        names = {"sandbox": self.id, "pod": self.pod, "namespace": self.namespace}
+        return {**names, "instance": self.instance.id} if self.instance else dict(names)
+
     def moved(self, phase: Phase, at: float, reason: str = "", **changes: Any) -> Sandbox:
         """This record in another phase, with the transition in its history."""
         entry = HistoryEntry(at=at, state=phase.value, reason=reason)

@@ -16,7 +16,7 @@ from peerpods.obs.log import get_logger
 from peerpods.protocols import relay_pb2
 from peerpods.relay.control import Control, map_error
 from peerpods.relay.mux import Name
-from peerpods.ttrpc import Server
+from peerpods.ttrpc import Code, Server
 from peerpods.ttrpc.unix import listen_unix
 
 GRACE = 1.0
@@ -82,10 +82,17 @@ class CallCounter:
         counter = self._known.get((name, code))
         if counter is None:
             service, method = name if len(self._known) < self._limit else ("other", "other")
-            counter = metrics.RPCS.labels(service=service[:64], method=method[:64], code=str(code))
+            counter = metrics.RPCS.labels(service=service[:64], method=method[:64], code=_code_name(code))
             if len(self._known) < self._limit:
                 self._known[(name, code)] = counter
         counter.inc()
+
+
+def _code_name(code: int) -> str:
+    return Code(code).name if code in _CODES else str(code)
+
+
+_CODES = frozenset(int(code) for code in Code)
 
 
 class _Counting:
