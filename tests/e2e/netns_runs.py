@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from peerpods.cli.node import Node
+from peerpods.cli.podns import plan
 from peerpods.demo import proof
 from peerpods.demo.dialogue import Dialogue
 from peerpods.demo.story import peerpods, sandboxes
@@ -97,6 +98,27 @@ def killed_adaptor(node: Node) -> dict[str, Any]:
     return {"code": code, "same": same, "state": after["state"], "journal": journal, "err": ""}
 
 
+def beside(node: Node) -> dict[str, Any]:
+    """A pod's network, IPv4 and IPv6, before and after another adaptor came and went on the same machine."""
+    podns = [sys.executable, "-m", "peerpods.cli.podns"]
+    place = subprocess.run([*podns, "add", "beside"], capture_output=True, text=True, check=True).stdout.strip()
+    _, v4, v6 = plan("beside")
+    head, _, last = v4.rpartition(".")
+    gateways = [f"{head}.{int(last) + 1}", f"{v6}1"]
+    script = "echo ready; while read -r host; do ping -c 1 -W 5 $host >/dev/null && echo got $host || echo lost; done"
+    with Dialogue.start(words(node, "-i", f"--netns={place}", "--", "sh", "-c", script)) as talk:
+        talk.expect("ready", RUN_SECONDS)
+        for gateway in gateways:
+            talk.ask(gateway, f"got {gateway}")
+        other = ran(peerpods("run", "--provider=memory", "--", "true"))
+        for gateway in gateways:
+            talk.ask(gateway, f"got {gateway}")
+        talk.close_stdin()
+        code = talk.wait(RUN_SECONDS)
+    subprocess.run([*podns, "remove", "beside"], check=True)
+    return {"code": code, "other": other["code"], "err": other["err"]}
+
+
 def interrupted(node: Node, number: int) -> dict[str, Any]:
     """A signal while the container runs."""
     with Dialogue.start(words(node, "--", "sh", "-c", "echo ready; sleep 600")) as talk:
@@ -145,6 +167,7 @@ def main() -> None:
             facts["apart"] = apart(node)
             facts["fed"] = fed(node)
             facts["terminal"] = on_terminal(node)
+            facts["beside"] = beside(node)
             facts["killed"] = killed_adaptor(node)
             facts["interrupt"] = interrupted(node, signal.SIGINT)
             facts["terminate"] = interrupted(node, signal.SIGTERM)

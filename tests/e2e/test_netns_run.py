@@ -62,6 +62,12 @@ def test_an_adaptor_killed_in_the_middle_changes_nothing_for_the_pod(runs):
     assert seen["state"] == "running"
 
 
+def test_the_pods_network_outlives_another_adaptor_that_comes_and_goes(runs):
+    """Every ping was answered, or the scenario would have ended there."""
+    assert runs["beside"]["code"] == 0
+    assert runs["beside"]["other"] == 0, runs["beside"]["err"]
+
+
 def test_without_an_adaptor_ps_tells_from_the_journal_and_says_so(runs):
     journal = runs["killed"]["journal"]
     (shown,) = json.loads(journal["out"])
