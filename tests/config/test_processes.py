@@ -141,3 +141,21 @@ def test_the_adaptor_alone_installs_its_reactor(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.strip().endswith("AsyncioSelectorReactor"), done.stderr
+
+
+@pytest.mark.root
+def test_an_adaptor_whose_cloud_does_not_answer_says_so_and_ends(tmp_path):
+    done = run(
+        "adaptor",
+        "--provider=libvirt",
+        f"--uri=qemu+unix:///system?socket={tmp_path}/none",
+        f"--socket={tmp_path}/h.sock",
+        f"--admin={tmp_path}/a.sock",
+        f"--state-dir={tmp_path}/state",
+        f"--pods-dir={tmp_path}/pods",
+        "--http=",
+    )
+    assert done.returncode in (1, 2)
+    (line,) = done.stderr.strip().splitlines()
+    assert "libvirt" in line
+    assert "uri" in line

@@ -112,8 +112,8 @@ class AdaptorService(Service):
         self._pool.start()
         self._journal = Journal.open(settings.state_dir, self._defer)
         records = self._journal.load()
+        self._provider_started = True  # a start that fails half-way has threads to end, too
         await self.provider.start()
-        self._provider_started = True
         await self.provider.verify()
         if not self.provider.capabilities().isolated:
             log.warning("no_isolation", provider=self.provider.name, note="pods share this machine's kernel")
