@@ -42,7 +42,8 @@ class Elsewhere:
 
     async def boot(self, instance_id, user_data, *, silent, say):
         port = (await self.call("Boot", BytesValue(value=user_data), UInt32Value)).value
-        self.store.records[instance_id].user_data = b""  # a cloud keeps that elsewhere too
+        self.store.records[instance_id].user_data = b""  # a cloud keeps these elsewhere too
+        self.store.calls.clear()
         return Guest(self, port)
 
 

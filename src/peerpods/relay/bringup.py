@@ -89,7 +89,7 @@ class BringUp:
             pod.host,
             pod.port,
             pod.context,
-            pod.facts.server_name,
+            pod.server_name,
             timeout=min(pod.dial_timeout, left),
             connect_timeout=min(dial.connect_timeout(elapsed, pod.dial_timeout), left),
         )

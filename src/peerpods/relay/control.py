@@ -104,7 +104,7 @@ class Control:
             pod.open()
             self.pods[sandbox] = pod
             pod.log.info("pod_opened", server_name=facts.server_name)
-        elif pod.facts != facts:
+        elif pod.facts_digest != facts.digest():
             raise AlreadyExists(
                 f"sandbox {sandbox} is open with another name or other keys",
                 sandbox=sandbox,

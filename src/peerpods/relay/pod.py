@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import ssl
 from collections.abc import Callable
@@ -29,12 +30,17 @@ _log = get_logger("relay")
 
 @attrs.frozen(kw_only=True)
 class Facts:
-    """What Open says of a sandbox. Equal facts make Open idempotent. Kept in memory only."""
+    """What Open says of a sandbox. Equal facts make Open idempotent. In memory only, and only until the TLS context
+    is made from it."""
 
     server_name: str
     server_ca: str
     client_cert: str
     client_key: str = attrs.field(repr=False)
+
+    def digest(self) -> bytes:
+        """What tells these facts from others, without holding them."""
+        return hashlib.sha256("\0".join(attrs.astuple(self)).encode()).digest()
 
 
 class Pod:
@@ -55,7 +61,8 @@ class Pod:
         self.reactor = reactor
         self.sandbox = sandbox
         self.path = path
-        self.facts = facts
+        self.server_name = facts.server_name
+        self.facts_digest = facts.digest()
         self.context: ssl.SSLContext = client_context(facts.server_ca, facts.client_cert, facts.client_key)
         self.dial_timeout = dial_timeout
         self.mux = Mux(counting=count is not None)
