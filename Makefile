@@ -32,7 +32,7 @@ setup:
 
 # The pod VM image below $(CACHE); KATA_AGENT, KATA_AGENT_SHA256 and GUEST_COMPONENTS name a kata-agent release.
 image: venv
-	python -m peerpods.image build $(if $(KATA_AGENT),--kata-agent $(KATA_AGENT)) \
+	@python -m peerpods.image build $(if $(KATA_AGENT),--kata-agent $(KATA_AGENT)) \
 	    $(if $(KATA_AGENT_SHA256),--kata-agent-sha256 $(KATA_AGENT_SHA256)) \
 	    $(if $(GUEST_COMPONENTS),--guest-components $(GUEST_COMPONENTS))
 

@@ -59,7 +59,7 @@ def test_a_start_with_a_real_namespace_and_no_tunnel(tmp_path):
         try:
             assert b"READY=1" in notify.recv(4096)
             root = f"/proc/{process.pid}/root"
-            inside = ["nsenter", "-t", str(process.pid), "-m", "-n"]
+            inside = ["nsenter", "-t", str(process.pid), "-r", "-m", "-n"]
             made = subprocess.run(
                 [*inside, "nsenter", "--net=/run/netns/podns", "ip", "-o", "link"],
                 capture_output=True,

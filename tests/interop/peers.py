@@ -11,7 +11,6 @@ import subprocess
 
 HERE = pathlib.Path(__file__).parent
 BUILD_TIMEOUT = 900  # seconds; the first build of the Rust peer compiles its dependencies
-GOCODE = pathlib.Path("/usr/share/gocode")
 
 
 def cache() -> pathlib.Path:
@@ -21,16 +20,6 @@ def cache() -> pathlib.Path:
 
 def _go(out: pathlib.Path) -> tuple[list[str], dict[str, str]]:
     return ["go", "build", "-trimpath", "-o", str(out), "."], {"GOFLAGS": "-mod=readonly"}
-
-
-def _go1(out: pathlib.Path) -> tuple[list[str], dict[str, str]]:
-    if not (GOCODE / "src/github.com/containerd/ttrpc").is_dir():
-        raise RuntimeError(
-            "the interop peer go-1.1.1 cannot be built: install Debian's golang-github-containerd-ttrpc-dev, "
-            "or set PEERPODS_NO_INTEROP=1 to go without"
-        )
-    command = ["go", "build", "-trimpath", "-o", str(out), str(HERE / "go1" / "main.go")]
-    return command, {"GO111MODULE": "off", "GOPATH": str(GOCODE), "GOFLAGS": ""}
 
 
 def _rust(out: pathlib.Path) -> tuple[list[str], dict[str, str]]:
@@ -48,7 +37,7 @@ def _rust(out: pathlib.Path) -> tuple[list[str], dict[str, str]]:
     return ["cargo", "build", "--release", "--locked"], environment
 
 
-PEERS = {"go-1.2.7": ("go", _go, "golang-go"), "go-1.1.1": ("go1", _go1, "golang-go"), "rust": ("rust", _rust, "cargo")}
+PEERS = {"go-1.2.7": ("go", _go, "golang-go"), "go-1.1.1": ("go1", _go, "golang-go"), "rust": ("rust", _rust, "cargo")}
 
 
 def build(name: str) -> pathlib.Path:

@@ -1,5 +1,5 @@
-// Command peer speaks ttrpc with Debian's older Go library (1.1.1, unary calls only): as a server of interop.v1.Peer, or
-// as a client that runs its cases against one and prints a line of JSON for each. Built in GOPATH mode.
+// Command peer speaks ttrpc with the older Go library (1.1.1, as in Debian 12: unary calls only): as a server of
+// interop.v1.Peer, or as a client that runs its cases against one and prints a line of JSON for each.
 package main
 
 import (
