@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
 
-from peerpods import userdata
-from peerpods.clouds.libvirt.iso import build_iso
+from peerpods.clouds.interface import TAG_CLUSTER
+from peerpods.clouds.libvirt.domain import instance_mac
 from peerpods.errors import LocalFailure
-from peerpods.image import build, inputs, key, seal, trial
+from peerpods.image import build, inputs, key, phases, seal, trial
 from peerpods.image.agentkind import Agent
 from peerpods.image.base import Base
 from peerpods.image.progress import Progress
-from peerpods.model import PodNetwork
-from peerpods.pki.issue import issue
-from peerpods.userdata.apf import ApfConfig
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 MOST_COMPRESSED = 120_000_000  # bytes; what the image aims at
@@ -39,21 +42,13 @@ def base() -> Base:
     return Base(build.default_cache() / f"image-base-{key.base_key()}")
 
 
-def cidata(folder: Path) -> Path:
-    """A user data disk as the adaptor makes it."""
-    keys = issue("podvm-trial-12345678", datetime.datetime.now(datetime.UTC))
-    network = PodNetwork(
-        interface="eth0", mac="02:00:00:00:00:05", mtu=1450, addresses=("10.244.1.5/24", "fd00:1::5/64"),
-        node_address="10.0.2.2",
-    )  # fmt: skip
-    apf = ApfConfig(
-        pod_name="trial", pod_namespace="default", server_key=keys.server_key, server_cert=keys.server_cert,
-        client_ca=keys.client_cert, network=network, vxlan_id=555001,
-    )  # fmt: skip
-    disk = folder / "cidata.iso"
-    files = {"user-data": userdata.document(apf), "meta-data": b"instance-id: trial\n"}
-    disk.write_bytes(build_iso("cidata", files))
-    return disk
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[trial.PrivateDaemon]:
+    """A private libvirt; its folder is short, since it holds unix sockets."""
+    with tempfile.TemporaryDirectory(prefix="ppim") as folder:
+        started = trial.PrivateDaemon(Path(folder))
+        yield started
+        started.close()
 
 
 @pytest.mark.timeout(600)
@@ -104,27 +99,85 @@ def test_two_builds_have_one_digest() -> None:
     assert set(first) == set(build.FILES)
 
 
-@pytest.mark.timeout(300)
-def test_boot_to_forwarder_and_agent(image: Path, tmp_path: Path) -> None:
-    """The real thing under QEMU: verity on, user data read, tunnel built, forwarder first, then the agent."""
-    qemu = trial.command(image, cidata(tmp_path))
-    phases, lines = trial.boot(qemu, until=trial.AGENT, timeout=240)
-    for name, seconds, share in trial.shares(phases):
-        print(f"{name:24} {seconds:6.2f} s {share:4.0%}")
-    names = [phase.name for phase in phases]
-    assert names == ["kernel", "initrd", "python", "user-data", "import", trial.LISTENING, trial.AGENT]
-    assert [phase.uptime for phase in phases] == sorted(phase.uptime for phase in phases)
-    console = "\n".join(lines)
-    assert "PRIVATE KEY" not in console and "Traceback" not in console
+ANSWERS = """
+import socket, sys, time
+end = time.monotonic() + 10
+while True:
+    try:
+        socket.create_connection((sys.argv[1], 15150), 2).close()
+        break
+    except OSError:
+        if time.monotonic() > end:
+            raise
+        time.sleep(0.1)
+"""
 
 
 @pytest.mark.timeout(300)
-def test_another_root_hash_does_not_boot(image: Path, tmp_path: Path) -> None:
-    """A changed command line (another root hash) does not boot, and the console says it."""
-    qemu = trial.command(image, cidata(tmp_path))
-    at = qemu.index("-append") + 1
-    verity = qemu[at].split("peerpods.verity=")[1]
-    wrong = ("0" if verity[0] != "0" else "1") + verity[1:]
-    qemu[at] = qemu[at].replace(verity, wrong)
-    with pytest.raises(LocalFailure, match="not ready"):
-        trial.boot(qemu, timeout=60)
+@pytest_twisted.ensureDeferred
+async def test_boot_to_forwarder_and_agent(image: Path, daemon: trial.PrivateDaemon) -> None:
+    """The real thing through libvirt: verity on, user data read, tunnel built, forwarder first, then the agent."""
+    provider = trial.make_provider(reactor, daemon, image)
+    await provider.start()
+    try:
+        found = await trial.start(reactor, provider, daemon.folder, trial.document(), timeout=240)
+        console = (await provider.console(found.instance.id)).decode()
+        assert not found.stopped, console
+        print(phases.table(phases.rows(found.phases, found.created)))
+        assert tuple(phase.name for phase in found.phases) == phases.NAMES
+        uptimes = [phase.uptime for phase in found.phases]
+        assert uptimes == sorted(uptimes)
+        rows = phases.rows(found.phases, found.created)
+        assert sum(row.share for row in rows) == pytest.approx(1.0)
+        assert "PRIVATE KEY" not in console and "Traceback" not in console
+        mac = instance_mac(found.instance.token).split(":")
+        local = f"fe80::5054:ff:fe{mac[3]}:{mac[4]}{mac[5]}%ppbr0"
+        for address in (found.instance.addresses[0], local):
+            done = await deferToThread(daemon.inside, sys.executable, "-c", ANSWERS, address)
+            assert done.returncode == 0, (address, done.stderr)
+    finally:
+        await end_all(provider)
+
+
+async def end_all(provider: Any) -> None:
+    """Delete what the test made."""
+    for instance in await provider.list({TAG_CLUSTER: "trial"}):
+        await provider.delete(instance.id)
+    await provider.stop()
+
+
+@pytest.mark.timeout(300)
+@pytest_twisted.ensureDeferred
+async def test_the_end_of_the_forwarder_is_the_end_of_the_vm(image: Path, daemon: trial.PrivateDaemon) -> None:
+    """A forwarder that refuses to start (nobody to expect) ends the VM; the console says why, in plain lines."""
+    provider = trial.make_provider(reactor, daemon, image)
+    await provider.start()
+    try:
+        found = await trial.start(reactor, provider, daemon.folder, trial.document(client_ca=""), timeout=240)
+        assert found.stopped == "the forwarder ended (status 1)"
+        tail = (await provider.console(found.instance.id)).decode().splitlines()[-20:]
+        assert any("forwarder: " in line and "tls-client-ca is missing" in line for line in tail), tail
+    finally:
+        await end_all(provider)
+
+
+@pytest.mark.timeout(300)
+@pytest_twisted.ensureDeferred
+async def test_another_root_hash_does_not_boot(image: Path, daemon: trial.PrivateDaemon, tmp_path: Path) -> None:
+    """A changed command line (another root hash) does not boot, and the last 20 console lines say it."""
+    for name in ("vmlinuz", "initrd.img", "root.img"):
+        (tmp_path / name).symlink_to(image / name)
+    line = (image / "cmdline").read_text()
+    at = line.index("peerpods.verity=") + len("peerpods.verity=")
+    (tmp_path / "cmdline").write_text(line[:at] + ("1" if line[at] == "0" else "0") + line[at + 1 :])
+    provider = trial.make_provider(reactor, daemon, tmp_path)
+    await provider.start()
+    try:
+        found = await trial.start(reactor, provider, daemon.folder, trial.document(), timeout=240)
+        assert found.stopped == "the root disk is not the one of this kernel command line"
+        assert [phase.name for phase in found.phases] == ["kernel"]
+        tail = "\n".join((await provider.console(found.instance.id)).decode().splitlines()[-20:])
+        assert "stopped: " + found.stopped in tail
+        assert re.search(r"verity: .* is corrupted", tail), tail
+    finally:
+        await end_all(provider)

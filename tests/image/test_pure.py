@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from peerpods.errors import ConfigError
-from peerpods.image import cpio, elf, inputs, key, modules, pause, trial, wheels
+from peerpods.image import cpio, elf, inputs, key, modules, pause, phases, wheels
 
 
 def read_archive(data: bytes) -> dict[str, tuple[int, bytes, tuple[int, int], int]]:
@@ -148,13 +148,20 @@ def test_pause_program_of_an_unknown_machine() -> None:
 
 
 def test_phases_and_shares() -> None:
-    """Console lines, with noise around them; the first share is the firmware's."""
-    assert trial.parse_line("[    0.1] Linux", 1.0) is None
-    assert trial.parse_line("\x1b[0mpeerpods[1.50] phase kernel\r", 2.0) == trial.Phase("kernel", 1.5, 2.0)
-    assert trial.parse_line("peerpods[1.50] stopped: no disk", 2.0) == "no disk"
-    rows = trial.shares([trial.Phase("kernel", 1.5, 2.0), trial.Phase("import", 3.5, 4.0)])
-    assert rows == [("firmware", 0.5, 0.125), ("kernel", 1.5, 0.375), ("import", 2.0, 0.5)]
-    assert trial.shares([]) == []
+    """Console lines, with noise around them; create call and firmware come before the guest's own clock."""
+    assert phases.parse_line("[    0.1] Linux", 1.0) is None
+    assert phases.parse_line("\x1b[0mpeerpods[1.50] phase kernel\r", 2.5) == phases.Phase("kernel", 1.5, 2.5)
+    assert phases.parse_line("peerpods[1.50] stopped: no disk", 2.0) == "no disk"
+    marks = [phases.Phase("kernel", 1.5, 2.5, 2.0), phases.Phase(phases.LISTENING, 3.0, 4.0, 3.25)]
+    rows = phases.rows(marks, 0.5)
+    assert [(row.name, row.seconds, row.share, row.cpu) for row in rows] == [
+        ("create (libvirt)", 0.5, 0.125, 0.0),
+        ("firmware", 0.5, 0.125, 0.0),
+        ("kernel", 1.5, 0.375, 2.0),
+        (phases.LISTENING, 1.5, 0.375, 1.25),
+    ]
+    assert phases.table(rows).splitlines()[-1].split() == ["=", "forwarder", "ready", "4.00"]
+    assert phases.rows([], 1.0) == []
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from peerpods.errors import ConfigError, PeerPodError
+from peerpods.errors import ConfigError, LocalFailure, PeerPodError
 from peerpods.image import agentkind, build, key
 from peerpods.image.base import Base
 from peerpods.image.progress import Progress
@@ -21,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     for name, text in (
         ("build", "build it, when it is not there yet, and print its folder"),
         ("path", "print the folder it has or would have"),
+        ("trial", "boot it in a private libvirt, as root, and print what each phase took"),
     ):
         one = commands.add_parser(name, help=text)
         one.add_argument("--kata-agent", type=Path, metavar="FILE", help="a kata-agent release's program")
@@ -32,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--twice", action="store_true", help="prove that two builds give the same bytes")
             one.add_argument("--out", type=Path, metavar="DIR", help="build into this folder instead of the cache")
             one.add_argument("--base", type=Path, metavar="DIR", help="make the base layer here (with --out)")
+            one.add_argument("--listing", type=Path, metavar="FILE", help="list the root's files here (with --out)")
     return top
 
 
@@ -43,11 +46,13 @@ def main(argv: Sequence[str]) -> int:
         agent = agentkind.choose(options.kata_agent, options.kata_agent_sha256, options.guest_components)
         if options.command == "path":
             print(build.folder_for(options.cache, agent))
+        elif options.command == "trial":
+            print(_trial(build.image(options.cache, agent, progress)))
         elif options.twice:
             print(json.dumps(build.twice(options.cache, _agent_options(options), progress), indent=1))
         elif options.out:
             base = options.base or options.cache / f"image-base-{key.base_key()}"
-            print(build.build(options.cache, base, options.out, agent, progress))
+            print(build.build(options.cache, base, options.out, agent, progress, listing=options.listing))
         else:
             _make(options.cache, agent, progress)
     except ConfigError as error:
@@ -63,6 +68,25 @@ def _agent_options(options: argparse.Namespace) -> list[str]:
     names = ("kata_agent", "kata_agent_sha256", "guest_components")
     given = {name: getattr(options, name) for name in names}
     return [word for name, value in given.items() if value for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def _trial(image: Path) -> str:
+    from twisted.internet import reactor
+    from twisted.internet.defer import Deferred
+    from twisted.python.failure import Failure
+
+    from peerpods.image.trial import trial
+
+    results: list[str | Failure] = []
+    with tempfile.TemporaryDirectory(prefix="pptrial") as folder:
+        running = Deferred.fromCoroutine(trial(reactor, image, Path(folder)))
+        running.addBoth(results.append).addBoth(lambda _: reactor.callWhenRunning(reactor.stop))
+        reactor.run()
+    if not results:
+        raise LocalFailure("the trial was interrupted")
+    if isinstance(results[0], Failure):
+        results[0].raiseException()
+    return str(results[0])
 
 
 def _make(cache: Path, agent: agentkind.Agent, progress: Progress) -> None:

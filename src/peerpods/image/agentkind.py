@@ -17,7 +17,10 @@ REQUIRED = "confidential-data-hub"
 
 @attrs.frozen
 class Agent:
-    """The agent of an image. `files` are programs by name (below /usr/local/bin) with their digests; {} when it is ours."""  # noqa: E501
+    """The agent of an image.
+
+    `files` are programs by name (below /usr/local/bin) with their digests; {} when it is ours.
+    """
 
     kind: str = "development"
     files: dict[str, tuple[Path, str]] = attrs.Factory(dict)
@@ -41,7 +44,7 @@ def choose(agent: Path | None, sha256: str | None, components: Path | None) -> A
         raise ConfigError(
             "a release agent pulls images only through confidential-data-hub: the agent without it is refused",
             setting="GUEST_COMPONENTS",
-            remedy="give GUEST_COMPONENTS=DIR with confidential-data-hub and attestation-agent, or leave KATA_AGENT away",  # noqa: E501
+            remedy="give GUEST_COMPONENTS=DIR with confidential-data-hub and its kin, or leave KATA_AGENT away",
         )
     if not re.fullmatch(r"[0-9a-f]{64}", sha256 or ""):
         raise ConfigError(

@@ -21,7 +21,7 @@ LOADER = f"{LIBRARIES}/ld-linux-x86-64.so.2"
 
 @attrs.frozen
 class Base:
-    """A finished base layer: `root` (without our source), `modules` (unpacked .ko files), `vmlinuz`, `tools`, `lock`."""  # noqa: E501
+    """A finished base layer: `root` without our source, `modules` (unpacked .ko files), `vmlinuz`, `tools`, `lock`."""
 
     folder: Path
 

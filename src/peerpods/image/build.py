@@ -54,8 +54,13 @@ def image(cache: Path, agent: Agent, progress: Progress) -> Path:
     return final
 
 
-def build(cache: Path, base_folder: Path, final: Path, agent: Agent, progress: Progress) -> Path:
-    """Build into `final`, with the base layer in `base_folder` (made when it is not there)."""
+def build(
+    cache: Path, base_folder: Path, final: Path, agent: Agent, progress: Progress, *, listing: Path | None = None
+) -> Path:
+    """Build into `final`, with the base layer in `base_folder` (made when it is not there).
+
+    `listing` gets a line for each file of the root, to find what differs between two builds.
+    """
     if shutil.disk_usage(cache).free < DISK_NEEDED:
         raise LocalFailure(f"less than {DISK_NEEDED >> 20} MiB are free in {cache}", remedy="make room, or set CACHE")
     base = base_layer.Base(base_folder)
@@ -78,6 +83,8 @@ def build(cache: Path, base_folder: Path, final: Path, agent: Agent, progress: P
         (scratch / "manifest.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
         sums = "".join(f"{digest(scratch / name)}  {name}\n" for name in FILES)
         (scratch / "SHA256SUMS").write_text(sums)
+    if listing:
+        listing.write_text(tree.listing(root))
     shutil.rmtree(root)
     shutil.rmtree(final, ignore_errors=True)
     scratch.rename(final)
@@ -170,7 +177,7 @@ def twice(cache: Path, options: Sequence[str], progress: Progress) -> dict[str, 
         place = cache / f"image-proof-{name}"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
-        folders = ["--cache", cache, "--base", place / "base", "--out", place / "image"]
+        folders = ["--cache", cache, "--base", place / "base", "--out", place / "image", "--listing", place / "listing"]
         command = [sys.executable, "-m", "peerpods.image", "build", *map(str, folders), *options]
         words = ["sh", "-c", f'umask {umask}; exec "$@"', "sh", *command]
         if os.geteuid() == 0:
@@ -184,7 +191,17 @@ def twice(cache: Path, options: Sequence[str], progress: Progress) -> dict[str, 
     first, second = results
     differing = sorted(file for file in FILES if first[file] != second[file])
     if differing:
-        raise LocalFailure(f"two builds differ in {', '.join(differing)}", remedy=f"both are kept below {cache}")
+        inside = _differing(*(cache / f"image-proof-{name}" / "listing" for name, *_ in settings))
+        raise LocalFailure(
+            f"two builds differ in {', '.join(differing)}; of the root's files in {', '.join(inside[:20]) or 'none'}",
+            remedy=f"both are kept below {cache}",
+        )
     for name, *_ in settings:
         shutil.rmtree(cache / f"image-proof-{name}")
     return first
+
+
+def _differing(one: Path, other: Path) -> list[str]:
+    """Names of the root's files whose lines differ between two listings, sorted."""
+    lines = [set(file.read_text().splitlines()) for file in (one, other)]
+    return sorted({line.split("  ", 1)[1] for line in lines[0] ^ lines[1]})

@@ -1,9 +1,9 @@
 """An initrd archive (cpio, format newc), the same bytes for the same content. Pure.
 
 Layout of one entry (Linux Documentation/driver-api/early-userspace/buffer-format.rst): `070701`, thirteen fields of
-eight hex digits (ino, mode, uid, gid, nlink, mtime, filesize, devmajor, devminor, rdevmajor, rdevminor, namesize, check),
-the name with a NUL, padding to four bytes, the content, padding to four bytes.
-"""  # noqa: E501
+eight hex digits (ino, mode, uid, gid, nlink, mtime, filesize, devmajor, devminor, rdevmajor, rdevminor, namesize,
+check), the name with a NUL, padding to four bytes, the content, padding to four bytes.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import attrs
 class Entry:
     """One file of the archive.
 
-    `name` has no leading slash; `mode` includes the type (`stat.S_IFREG | 0o755`); `device` is (major, minor) of a node.
-    A symlink's `content` is its target.
-    """  # noqa: E501
+    `name` has no leading slash; `mode` includes the type (`stat.S_IFREG | 0o755`); `device` is (major, minor) of a
+    node. A symlink's `content` is its target.
+    """
 
     name: str
     mode: int

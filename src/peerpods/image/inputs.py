@@ -35,15 +35,69 @@ PACKAGES = {
 """Asked for by name; what they depend on comes along, except for DROPPED."""
 
 DROPPED = frozenset(
-    # Package management, accounts and the like: nothing is installed, configured or logged into in the VM.
-    "adduser base-passwd cdebconf libdebconfclient0 debconf init-system-helpers login.defs passwd libpam0g libpam-modules "  # noqa: E501, SIM905
-    "libpam-modules-bin libdb5.3t64 libsemanage-common libsemanage2 libsepol2 libaudit-common libaudit1 libcap-ng0 "
-    "libcrypt1 dpkg perl-base tar gcc-14-base openssl-provider-legacy tzdata media-types netbase "
-    # skopeo's library asks for the whole of gnupg and a plugin system; signatures of images are not used here.
-    "gnupg gnupg-l10n gpg gpg-agent gpgsm gpgconf dirmngr pinentry-curses libksba8 libnpth0t64 libldap2 libsasl2-2 "
-    "libsasl2-modules-db libgnutls30t64 libhogweed6t64 libnettle8t64 libp11-kit0 libtasn1-6 libidn2-0 libunistring5 "
-    "libncursesw6 golang-github-containers-image golang-github-containers-common containernetworking-plugins iptables "
-    "libip4tc2 libip6tc2 libnfnetlink0 libnetfilter-conntrack3 libcap2-bin openssl readline-common".split()
+    {
+        # Package management, accounts and the like: nothing is installed, configured or logged into in the VM.
+        "adduser",
+        "base-passwd",
+        "cdebconf",
+        "libdebconfclient0",
+        "debconf",
+        "init-system-helpers",
+        "login.defs",
+        "passwd",
+        "libpam0g",
+        "libpam-modules",
+        "libpam-modules-bin",
+        "libdb5.3t64",
+        "libsemanage-common",
+        "libsemanage2",
+        "libsepol2",
+        "libaudit-common",
+        "libaudit1",
+        "libcap-ng0",
+        "libcrypt1",
+        "dpkg",
+        "perl-base",
+        "tar",
+        "gcc-14-base",
+        "openssl-provider-legacy",
+        "tzdata",
+        "media-types",
+        "netbase",
+        # skopeo's library asks for the whole of gnupg and a plugin system; signatures of images are not used here.
+        "gnupg",
+        "gnupg-l10n",
+        "gpg",
+        "gpg-agent",
+        "gpgsm",
+        "gpgconf",
+        "dirmngr",
+        "pinentry-curses",
+        "libksba8",
+        "libnpth0t64",
+        "libldap2",
+        "libsasl2-2",
+        "libsasl2-modules-db",
+        "libgnutls30t64",
+        "libhogweed6t64",
+        "libnettle8t64",
+        "libp11-kit0",
+        "libtasn1-6",
+        "libidn2-0",
+        "libunistring5",
+        "libncursesw6",
+        "golang-github-containers-image",
+        "golang-github-containers-common",
+        "containernetworking-plugins",
+        "iptables",
+        "libip4tc2",
+        "libip6tc2",
+        "libnfnetlink0",
+        "libnetfilter-conntrack3",
+        "libcap2-bin",
+        "openssl",
+        "readline-common",
+    }
 )
 
 TOOLS = ("erofs-utils", "cryptsetup-bin", "lz4", "zstd")
@@ -162,6 +216,9 @@ STRIPPED = [
     "usr/lib/python3.13/wsgiref",
     "usr/lib/python3.13/xmlrpc",
     "usr/lib/python3.13/_pyrepl",
+    "usr/lib/python3.13/sqlite3",
+    "usr/lib/python3.13/unittest",
+    "usr/lib/python3.13/lib-dynload/_sqlite3.cpython-313-x86_64-linux-gnu.so",
     "usr/lib/tc",
     "usr/lib/systemd",
     "usr/lib/udev",

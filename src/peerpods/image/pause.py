@@ -1,4 +1,4 @@
-"""The pause bundle in every image: an OCI bundle whose one program sleeps and leaves its children to the kernel. Pure."""  # noqa: E501
+"""The pause bundle in every image: an OCI bundle whose one program sleeps and leaves its children to the kernel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from peerpods.errors import ConfigError
 
 _LOAD_ADDRESS = 0x10000
 _CODE = {
-    # signal(SIGCHLD) is set to ignore, which makes the kernel reap: rt_sigaction(17, &{1, 0, 0, 0}, 0, 8); then pause().  # noqa: E501
+    # SIGCHLD is set to be ignored, which makes the kernel reap: rt_sigaction(17, &{1, 0, 0, 0}, 0, 8); then pause().
     "x86_64": bytes.fromhex(
         "31c0505050ffc050"  # xor eax,eax; push 0 three times; inc eax; push 1
         "6a115f4889e631d26a08415a"  # rdi = 17; rsi = rsp; rdx = 0; r10 = 8

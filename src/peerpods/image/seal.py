@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from peerpods.errors import LocalFailure
-from peerpods.image import cpio, elf, inputs
+from peerpods.image import cpio, elf, inputs, modules
 from peerpods.image.base import LIBRARIES, Base
 from peerpods.image.tree import GUEST, library, module_infos
 
@@ -18,8 +18,8 @@ def root_image(base: Base, root: Path, target: Path) -> str:
     data blocks, first block of the hash tree.
 
     SHA-512, since a 64-bit machine without instructions for SHA needs a third less time for it than for SHA-256; lz4
-    halves what must be hashed. Without hardware virtualisation both together save 2 s of 11 up to a listening forwarder.
-    """  # noqa: E501
+    halves what must be hashed. Without hardware virtualisation both save 2 s of 11 up to a listening forwarder.
+    """
     target.unlink(missing_ok=True)
     base.tool(
         "mkfs.erofs",
@@ -70,8 +70,11 @@ def initrd(base: Base, scratch: Path, target: Path) -> None:
     for name in _libraries(base, program):
         entries.append(cpio.file(f"lib/{name}", library(base, name).read_bytes(), 0o755))
     infos = module_infos(base, inputs.INITRD_MODULES)
-    entries.append(cpio.file("modules/order", "".join(f"{name}\n" for name in infos).encode()))
-    entries += [cpio.file(f"modules/{name}.ko", (base.modules / f"{name}.ko").read_bytes()) for name in infos]
+    place = f"lib/modules/{base.release}"
+    entries.append(cpio.file("etc/modules", (" ".join(map(modules.canonical, inputs.INITRD_MODULES)) + "\n").encode()))
+    entries.append(cpio.file("etc/fstab", (GUEST / "fstab").read_bytes()))
+    entries.append(cpio.file(f"{place}/modules.dep", modules.dependency_table(infos).encode()))
+    entries += [cpio.file(f"{place}/{name}.ko", (base.modules / f"{name}.ko").read_bytes()) for name in infos]
     plain = scratch / "initrd.cpio"
     plain.write_bytes(cpio.write(entries, inputs.EPOCH))
     base.tool("lz4", "-q", "-f", "-l", "-9", plain, target)

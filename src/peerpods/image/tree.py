@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -25,7 +26,8 @@ LINKS = {
 APPLETS = ("mount", "umount", "cat", "ls", "cp", "mv", "rm", "mkdir", "ps", "tar", "gzip", "dmesg", "insmod", "ping")
 """A few of busybox's commands, for a look with a debugger and for tools that call them."""
 FILES = {
-    "etc/passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",  # noqa: E501
+    "etc/passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\n"
+    "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",
     "etc/shadow": "root:!*:::::::\n",
     "etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
@@ -78,6 +80,17 @@ def os_release(agent: Agent) -> str:
     return "".join(f'{name}="{value}"\n' for name, value in lines.items())
 
 
+def listing(root: Path) -> str:
+    """A line `MODE DIGEST-OR-TARGET  PATH` for each file, link and folder below the root, sorted by path."""
+    lines = []
+    for path in sorted(root.rglob("*")):
+        kind = path.readlink().as_posix() if path.is_symlink() else "-"
+        if kind == "-" and path.is_file():
+            kind = hashlib.sha256(path.read_bytes()).hexdigest()
+        lines.append(f"{path.lstat().st_mode:o} {kind}  {path.relative_to(root)}\n")
+    return "".join(lines)
+
+
 def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -96,7 +109,7 @@ def _source(root: Path) -> None:
         _write(packages / "peerpods" / file, (key.SOURCE / file).read_bytes())
     plugin = key.SOURCE.parent / "twisted/plugins/peerpods_plugin.py"
     _write(packages / "twisted/plugins/peerpods_plugin.py", plugin.read_bytes())
-    for name in ("boot.py", "udhcpc.sh"):
+    for name in ("boot.py", "lean.py", "podnetwork.py", "udhcpc.sh"):
         _write(root / "usr/lib/peerpods" / name, (GUEST / name).read_bytes(), 0o755)
 
 
@@ -161,11 +174,13 @@ def _check(base: Base, root: Path) -> None:
         "import importlib.util, sys; sys.path.insert(0, sys.argv[1])\n"
         f"for name in {inputs.FORBIDDEN_IN_GUEST!r}:\n"
         "    assert importlib.util.find_spec(name) is None, name\n"
-        "import peerpods.userdata.reader, peerpods.forwarder.service, peerpods.agent.service\n"
+        "sys.path.insert(1, sys.argv[2]); import boot; boot.share_imports()\n"
+        "assert 'asyncio.base_events' not in sys.modules and 'http.client' not in sys.modules\n"
+        "import peerpods.userdata.reader, peerpods.agent.service\n"
         "assert 'twisted.internet.reactor' not in sys.modules, 'a module made a reactor'\n"
-        "import peerpods.podnet.guest, pyroute2, yaml, twisted.internet.reactor\n"
+        "import peerpods.podnet.guest, yaml, twisted.internet.reactor\n"
     )
-    base.python(root, "-c", script, str(root / PYTHON_PACKAGES))
+    base.python(root, "-c", script, str(root / PYTHON_PACKAGES), str(root / "usr/lib/peerpods"))
 
 
 def library(base: Base, name: str) -> Path:

@@ -22,8 +22,8 @@ def fetch(requirements: Path, folder: Path) -> list[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         platforms = [word for name in PLATFORMS for word in ("--platform", name)]
         run(
-            [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--require-hashes", "--no-deps",  # noqa: E501
-             "--only-binary", ":all:", "--python-version", PYTHON, "--implementation", "cp", *platforms,
+            [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--require-hashes",
+             "--no-deps", "--only-binary", ":all:", "--python-version", PYTHON, "--implementation", "cp", *platforms,
              "-d", folder, "-r", requirements]
         )  # fmt: skip
         (folder / ".done").touch()

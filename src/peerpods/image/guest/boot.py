@@ -5,25 +5,30 @@ no hardware virtualisation. The reactor is made in the children only, so that th
 or of the agent is the end of the VM.
 """
 
+# ruff: noqa: PTH110, PTH208, S606  (pathlib costs time at the start; programs are meant to run without a shell)
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 from importlib import import_module
 
 LIBRARY = "/usr/lib/python3/dist-packages"
+HERE = "/usr/lib/peerpods"
 RELEASE_AGENT = "/usr/local/bin/kata-agent"
 # Guest components in the order in which they need each other, with the socket or file each is given.
 COMPONENTS = ("attestation-agent", "confidential-data-hub", "api-server-rest")
+LISTEN = "[::]:15150"  # IPv4 too: the node may reach the VM by either
+NAMESPACE = "/run/netns/podns"  # as the forwarder's own setting
 NOTIFY = "@peerpods-boot"
 READY_SECONDS = 60.0
 
 
 def say(text: str) -> None:
     """One line on the console, with the uptime: how the phases of a start are measured."""
-    with open("/proc/uptime") as file:
-        uptime = file.read().split()[0]
+    with open("/proc/uptime", "rb", 0) as file:
+        uptime = file.read(64).split()[0].decode()
     os.write(2, f"peerpods[{uptime}] {text}\n".encode())
 
 
@@ -31,19 +36,19 @@ def power_off(reason: str) -> None:
     """End of the VM."""
     say(f"stopped: {reason}")
     os.sync()
-    os.execv("/usr/bin/busybox", ["busybox", "poweroff", "-f"])  # noqa: S606
+    os.execv("/usr/bin/busybox", ["busybox", "poweroff", "-f"])
 
 
 def modprobe(*names: str) -> None:
     """Load modules; one that cannot be loaded is not fatal."""
-    pid = os.spawnv(os.P_NOWAIT, "/usr/bin/busybox", ["modprobe", "-a", *names])  # noqa: S606
+    pid = os.spawnv(os.P_NOWAIT, "/usr/bin/busybox", ["modprobe", "-a", *names])
     os.waitpid(pid, 0)
 
 
 def find_slow_disks() -> None:
-    """Load drivers of SATA and SCSI disks when user data cannot be on a virtio disk: there is none beside the root's."""  # noqa: E501
-    disks = [name for name in os.listdir("/sys/block") if name.startswith("vd")]  # noqa: PTH208
-    if len(disks) < 2 and not os.path.exists("/media/cidata/user-data"):  # noqa: PTH110
+    """Load drivers of SATA and SCSI disks when there is no virtio disk beside the root's, so none with user data."""
+    disks = [name for name in os.listdir("/sys/block") if name.startswith("vd")]
+    if len(disks) < 2 and not os.path.exists("/media/cidata/user-data"):
         modprobe("ahci", "ata_piix", "sr_mod", "sd_mod")
 
 
@@ -56,7 +61,28 @@ def read_user_data() -> None:
         power_off("there is no usable user data (the line above says why)")
 
 
-def serve(name: str) -> None:
+def share_imports() -> None:
+    """Import what both children need: once, before they are forked. No reactor is made here."""
+    import lean
+
+    lean.install()
+    for name in ("forwarder.service", "config.settings", "obs.bridge"):
+        import_module(f"peerpods.{name}")
+    import_module("twisted.internet.epollreactor")
+
+
+def forwarder_service(settings, reactor, network):  # type: ignore[no-untyped-def]
+    """The forwarder's service; it waits for the pod's network instead of building it."""
+    import attrs
+
+    from peerpods.forwarder.service import ForwarderService
+
+    if os.path.exists("/proc/net/if_inet6"):
+        settings = attrs.evolve(settings, listen=LISTEN)
+    return ForwarderService(settings, reactor, build_network=network.wait)
+
+
+def serve(name: str, make_service) -> None:  # type: ignore[no-untyped-def]
     """In a child: run the service `name` until it ends. Does not return."""
     from twisted.internet import reactor
     from twisted.internet.defer import maybeDeferred
@@ -76,7 +102,7 @@ def serve(name: str) -> None:
         reactor.stop()
 
     def start() -> None:
-        service = import_module(f"peerpods.{name}.service").make_service(settings, reactor)
+        service = make_service(settings, reactor)
         if hasattr(service, "privilegedStartService"):
             service.privilegedStartService()
         reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
@@ -87,13 +113,13 @@ def serve(name: str) -> None:
     os._exit(code)
 
 
-def fork(name: str) -> int:
+def fork(name: str, make_service) -> int:  # type: ignore[no-untyped-def]
     """Start the service `name` as a child; gives its pid."""
     pid = os.fork()
     if pid:
         return pid
     try:
-        serve(name)
+        serve(name, make_service)
     except BaseException as error:
         say(f"{name}: {type(error).__name__}: {error}")
     finally:
@@ -146,17 +172,17 @@ def start_release_agent() -> None:
     """The kata-agent of a release, with the guest components it pulls images through."""
     for name in COMPONENTS:
         path = f"/usr/local/bin/{name}"
-        if os.path.exists(path):  # noqa: PTH110
-            watched[os.spawnv(os.P_NOWAIT, path, [path])] = name  # noqa: S606
+        if os.path.exists(path):
+            watched[os.spawnv(os.P_NOWAIT, path, [path])] = name
             say(f"started {name}")
     environment = {**os.environ, "KATA_AGENT_SERVER_ADDR": "unix:///run/kata-containers/agent.sock"}
-    watched[os.spawnve(os.P_NOWAIT, RELEASE_AGENT, [RELEASE_AGENT], environment)] = "agent"  # noqa: S606
+    watched[os.spawnve(os.P_NOWAIT, RELEASE_AGENT, [RELEASE_AGENT], environment)] = "agent"
 
 
 def main() -> None:
     """Process 1."""
     say("phase python")
-    sys.path.insert(0, LIBRARY)
+    sys.path[:0] = [LIBRARY, HERE]
     os.environ.update(
         PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", HOME="/root", LANG="C.UTF-8", TERM="dumb"
     )
@@ -165,17 +191,21 @@ def main() -> None:
     read_user_data()
     say("phase user-data")
     ready = listen_for_ready()
-    import_module("peerpods.forwarder.service")  # here, so that the agent's process shares it
+    from podnetwork import PodNetwork
+
+    network = PodNetwork(NAMESPACE)
+    share_imports()
     say("phase import")
-    watched[fork("forwarder")] = "forwarder"
+    gc.freeze()  # a collection in a child need not touch, and so copy, what they share
+    watched[fork("forwarder", lambda settings, reactor: forwarder_service(settings, reactor, network))] = "forwarder"
+    network.close()
     await_ready(ready, "forwarder")
     say("phase forwarder (listening)")
-    if os.path.exists(RELEASE_AGENT):  # noqa: PTH110
+    if os.path.exists(RELEASE_AGENT):
         start_release_agent()
         say("phase agent (started)")
     else:
-        import_module("peerpods.agent.service")
-        watched[fork("agent")] = "agent"
+        watched[fork("agent", import_module("peerpods.agent.service").make_service)] = "agent"
         await_ready(ready, "agent")
         say("phase agent (listening)")
     while True:

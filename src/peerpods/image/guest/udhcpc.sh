@@ -2,10 +2,11 @@
 # What busybox's DHCP client calls at each change of its lease: address, route and resolver of the VM itself.
 bb=/usr/bin/busybox
 case $1 in
-deconfig) $bb ip address flush dev "$interface" scope global 2> /dev/null ;;
+deconfig) [ ! -e /run/resolv.conf ] || $bb ip address flush dev "$interface" scope global 2> /dev/null ;;
 bound | renew)
     $bb ip address replace "$ip/${mask:-24}" dev "$interface"
-    [ -z "$mtu" ] || $bb ip link set "$interface" mtu "$mtu"
+    read -r now < "/sys/class/net/$interface/mtu"
+    [ "${mtu:-$now}" = "$now" ] || $bb ip link set "$interface" mtu "$mtu"
     metric=0
     for gateway in $router; do
         $bb ip route replace default via "$gateway" dev "$interface" metric $metric
