@@ -64,10 +64,11 @@ type: venv
 unit: venv
 	@tools/setup.sh --run python -m pytest -q $(PYTEST_FLAGS)
 
-# Figures against baselines of the same run: a table, and JSON in bench/results/.
+# Figures against baselines of the same run: tables, and JSON below $(CACHE)/bench. About three minutes; as root.
 .PHONY: bench
 bench: venv
 	@mkdir -p $(CACHE)/bench
 	for name in ttrpc datapath scale starts forwarder; do
+	    printf '\n== bench/%s.py\n' $$name
 	    tools/setup.sh --run python bench/$$name.py --json $(CACHE)/bench/$$name.json
 	done

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench.lib.rig import Rig, Wire, table, write_json
+from bench.lib.rig import Rig, Wire, table, verdict, write_json
 from peerpods.protocols import agent_pb2, health_pb2
 
 ID = "0123abcd" * 8
@@ -103,8 +103,16 @@ def main():
     columns = ["what", "path", "p50_us", "p99_us", "relay_cpu_us", "forwarder_cpu_us", "mb_per_s"]
     table(rows, [*columns, "relay_ms_per_mb", "forwarder_ms_per_mb"])
     added = p50["through"] - p50["direct"]
-    print(f"\nadded by both hops, p50: {added:.0f} us (reach: 300); reactor {options.reactor}")
-    write_json(options.json, {"bench": "datapath", "reactor": options.reactor, "added_p50_us": added, "rows": rows})
+    through = {row["what"]: row for row in rows if row["path"] == "through"}
+    many, single = (through[f"readers {count}"]["mb_per_s"] for count in (16, 1))
+    print(f"\nreactor {options.reactor}")
+    verdicts = [
+        verdict("added to a call of 128 B, p50", round(added), "≤ 300", unit=" us", good=added <= 300),
+        verdict("16 readers at once, sum", many, "≥ 300", unit=" MB/s", good=many >= 300),
+        verdict("one reader", single, "≥ 80", unit=" MB/s", good=single >= 80),
+    ]
+    facts = {"bench": "datapath", "reactor": options.reactor, "added_p50_us": added}
+    write_json(options.json, {**facts, "rows": rows, "verdicts": verdicts})
 
 
 if __name__ == "__main__":

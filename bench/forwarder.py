@@ -24,6 +24,8 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from bench.lib.rig import verdict
 from peerpods.model import PodNetwork
 from peerpods.pki.contexts import client_context
 from peerpods.pki.issue import issue
@@ -172,7 +174,18 @@ def main() -> None:
         ("peak_mib", ""),
     ):
         print(f"{name:24}{ours[name]:>12.2f}{base.get(name, float('nan')):>14.2f}{reach:>10}")
-    print(json.dumps(result))
+    print()
+    rss, listening = ours["rss_after_call_mib"], ours["listening_s"]
+    result["verdicts"] = [
+        verdict("forwarder, resident after a call", rss, f"≤ {REACH_RSS_MIB}", unit=" MiB", good=rss <= REACH_RSS_MIB),
+        verdict(
+            "forwarder, exec to listening",
+            listening,
+            f"≤ {REACH_LISTEN_S:g}",
+            unit=" s",
+            good=listening <= REACH_LISTEN_S,
+        ),
+    ]
     if options.json:
         Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
 
