@@ -470,6 +470,17 @@ def test_link_lost_ends_the_pod_and_closes_its_socket_first(scene):
     scene.nothing_left()
 
 
+def test_a_tunnel_that_cannot_be_planned_fails_the_start_and_leaves_nothing(scene):
+    scene.create().ok()
+    scene.node.hang.add("plan")
+    call = scene.begin()
+    scene.advance(5)
+    assert "address family" in str(call.error())
+    scene.advance(60)
+    assert scene.phase() == "gone"
+    scene.nothing_left()
+
+
 def test_an_instance_that_stops_by_itself_ends_the_pod(scene):
     import attrs
 

@@ -300,6 +300,8 @@ class FakeNetwork:
     def tunnel(self, sandbox: Sandbox) -> Tunnel | None:
         if sandbox.instance is None or not sandbox.instance.addresses:
             return None
+        if "plan" in self.node.hang:
+            raise Refused("the VM and this node have no address family in common")
         return Tunnel(
             sandbox=sandbox.id,
             netns=sandbox.netns,

@@ -43,6 +43,15 @@ def test_the_lowest_metric_chooses_the_underlay_whatever_the_names() -> None:
     assert look(interface="ens6").node_address == "10.0.1.5"
 
 
+def test_an_underlay_too_small_for_ipv6_is_refused_only_when_the_pod_has_it() -> None:
+    small = attrs.evolve(HOST, links=tuple(attrs.evolve(one, mtu=1320) for one in HOST.links))
+    assert look(host=small).underlay_mtu == 1320
+    both = attrs.evolve(POD, addresses=(*POD.addresses, Address(index=2, cidr="fd00::2/64")))
+    with pytest.raises(Refused, match="MTU 1320, which leaves 1270"):
+        look(both, small)
+    assert look(both, attrs.evolve(small, links=tuple(attrs.evolve(one, mtu=1330) for one in small.links))).addresses
+
+
 def test_the_lowest_metric_chooses_the_pods_interface() -> None:
     two = attrs.evolve(
         POD,

@@ -37,7 +37,7 @@ from peerpods.clouds.interface import (
     CreateRequest,
     Provider,
 )
-from peerpods.errors import CloudError, DeadlineExceeded, LinkError, LinkFailure
+from peerpods.errors import CloudError, DeadlineExceeded, LinkError, LinkFailure, Refused
 from peerpods.model import Instance, SandboxId
 from peerpods.obs.log import get_logger
 
@@ -301,7 +301,10 @@ class Executor:
         """Remove tunnel, agent socket and folder."""
 
         async def work() -> None:
-            tunnel = self.world.network.tunnel(s) if s.tunnelled else None
+            try:
+                tunnel = self.world.network.tunnel(s) if s.tunnelled else None
+            except Refused:
+                tunnel = None  # what cannot be planned was never made; the rest must still go
             if tunnel is not None:
                 await self.world.network.tear_down(tunnel)
             await self.world.relay.close(s.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 
 from peerpods.adaptor.ports import RelayKeys
@@ -40,11 +41,14 @@ class RealNetwork:
 
         if sandbox.network is None or sandbox.instance is None or not sandbox.instance.addresses:
             return None
+        addresses = sandbox.instance.addresses
+        version = ip_address(sandbox.network.node_address).version
+        remote = next((one for one in addresses if ip_address(one).version == version), addresses[0])
         return podnet.tunnel_for(
             sandbox.id,
             sandbox.network,
             sandbox.netns,
-            sandbox.instance.addresses[0],
+            remote,
             sandbox.vni,
             self._port,
         )

@@ -29,8 +29,7 @@ from peerpods.agent.command import CommandFailed, CommandTimeout, run
 from peerpods.errors import GuestError
 
 PULL_SECONDS = 600.0
-"""Longest pull when the caller sets no deadline."""
-UNPACK_SECONDS = 600.0
+"""Longest pull, unpacking included, when the caller sets no deadline."""
 AUTH = "/run/peerpod/auth.json"
 REGISTRIES = "/run/peerpod/registries.json"
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")

@@ -20,6 +20,7 @@ ALIAS = "peerpods"
 TUNNEL_DEVICE = "vxlan1"
 """What the tunnel's device is called in the pod's namespace, where that name is free; it is found by its VNI."""
 MIN_MTU_V6 = 1280
+"""RFC 8200: the kernel takes IPv6 from a device with less."""
 
 
 def device_name(sandbox: SandboxId) -> str:
@@ -99,6 +100,14 @@ def pod_network(pod: Namespace, host: Namespace, *, netns: str, host_interface: 
             remedy="the CNI plugin must give the pod an address before the VM is asked for",
         )
     under = underlay(host, host_interface)
+    node_address = _usable(host, under)[0]
+    mtu = tunnel_mtu(under.mtu, node_address)
+    if mtu < MIN_MTU_V6 and any(":" in one for one in addresses):
+        raise Refused(
+            f"interface {under.name} of this node has MTU {under.mtu}, which leaves {mtu} for a tunnel:"
+            f" IPv6 ({link.name} in {netns} has it) needs {MIN_MTU_V6}",
+            remedy="raise that MTU, name another by host-interface, or give pods IPv4 alone",
+        )
     return PodNetwork(
         interface=link.name,
         mac=link.mac,
@@ -106,7 +115,7 @@ def pod_network(pod: Namespace, host: Namespace, *, netns: str, host_interface: 
         addresses=addresses,
         routes=tuple(_route(one, link) for one in pod.routes if one.index == link.index and not _automatic(one)),
         neighbours=tuple(Neighbour(ip=n.ip, mac=n.mac, dev=link.name) for n in pod.neighbours if n.index == link.index),
-        node_address=_usable(host, under)[0],
+        node_address=node_address,
         underlay_mtu=under.mtu,
     )
 
