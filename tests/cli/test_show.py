@@ -75,3 +75,15 @@ def test_nobody_answers_and_no_journal_is_said_in_words(tmp_path):
     assert "Traceback" not in done.stderr
     assert "no adaptor answers" in done.stderr
     assert "journal" in done.stderr
+
+
+def test_a_socket_that_may_not_be_dialled_is_told_from_an_adaptor_that_is_away():
+    from twisted.internet.error import getConnectError
+
+    from peerpods.cli.show import unanswered
+
+    assert unanswered("/run/a.sock", getConnectError((13, "Permission denied"))) == (
+        "no permission to dial /run/a.sock: run as root"
+    )
+    assert unanswered("/run/a.sock", PermissionError(13, "Permission denied")).endswith("run as root")
+    assert unanswered("/run/a.sock", getConnectError((2, "No such file"))) == "no adaptor answers on /run/a.sock"

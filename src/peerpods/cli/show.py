@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import time
@@ -27,7 +28,15 @@ _json = click.option("--json", "as_json", is_flag=True, help="JSON for programs"
 
 
 class Unanswered(Exception):
-    """Nobody listens on the admin socket."""
+    """Nobody listens on the admin socket, or this user may not dial it; the text says which."""
+
+
+def unanswered(path: str, error: Exception) -> str:
+    """Why the admin socket gave no answer."""
+    number = getattr(error, "osError", None) or getattr(error, "errno", None)
+    if number in (errno.EACCES, errno.EPERM):
+        return f"no permission to dial {path}: run as root"
+    return f"no adaptor answers on {path}"
 
 
 def ask(path: str, method: str, request: Any, answer: type[Any]) -> Any:
@@ -46,7 +55,7 @@ def ask(path: str, method: str, request: Any, answer: type[Any]) -> Any:
         try:
             client = await connect_client(reactor, UNIXClientEndpoint(reactor, path))
         except (ConnectError, OSError) as error:
-            raise Unanswered(str(error)) from None
+            raise Unanswered(unanswered(path, error)) from None
         try:
             return await client.call(_ADMIN, method, request, answer, timeout=10.0)
         finally:
@@ -90,8 +99,8 @@ def age(seconds: float) -> str:
     return f"{int(seconds)}s"
 
 
-def _journal_note(path: str, state_dir: str) -> None:
-    print(f"no adaptor answers on {path}; this is from the journal in {state_dir}", file=sys.stderr)
+def _journal_note(why: Unanswered, state_dir: str) -> None:
+    print(f"{why}; this is from the journal in {state_dir}", file=sys.stderr)
 
 
 def _from_journal(state_dir: str) -> list[admin_pb2.InspectResponse]:
@@ -113,8 +122,8 @@ def ps(socket: str, state_dir: str, as_json: bool) -> None:
     """List the sandboxes of this node."""
     try:
         found = list(ask(socket, "Ps", admin_pb2.PsRequest(), admin_pb2.PsResponse).sandboxes)
-    except Unanswered:
-        _journal_note(socket, state_dir)
+    except Unanswered as why:
+        _journal_note(why, state_dir)
         found = [entry.sandbox for entry in _from_journal(state_dir)]
     except Exception as error:
         fail(str(error), 1)
@@ -161,8 +170,8 @@ def inspect(socket: str, state_dir: str, as_json: bool, sandbox: str) -> None:
     request = admin_pb2.InspectRequest(sandbox=sandbox)
     try:
         found = ask(socket, "Inspect", request, admin_pb2.InspectResponse)
-    except Unanswered:
-        _journal_note(socket, state_dir)
+    except Unanswered as why:
+        _journal_note(why, state_dir)
         matching = [e for e in _from_journal(state_dir) if e.sandbox.sandbox.startswith(sandbox)]
         if len(matching) != 1:
             fail(
@@ -225,7 +234,7 @@ def console(socket: str, follow: bool, sandbox: str) -> None:
         run_reactor(work)
     except CancelledError:
         sys.exit(130)
-    except ConnectError:
-        fail(f"no adaptor answers on {socket}; the console is read through a running adaptor", 1)
+    except ConnectError as error:
+        fail(f"{unanswered(socket, error)}; the console is read through a running adaptor", 1)
     except Exception as error:
         fail(str(error), 1)
