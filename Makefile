@@ -64,7 +64,7 @@ type: venv
 unit: venv
 	@tools/setup.sh --run python -m pytest -q $(PYTEST_FLAGS)
 
-# Figures against baselines of the same run: tables, and JSON below $(CACHE)/bench. About three minutes; as root.
+# Figures against baselines of the same run: tables, and JSON below $(CACHE)/bench. About two minutes; as root.
 .PHONY: bench
 bench: venv
 	@mkdir -p $(CACHE)/bench
