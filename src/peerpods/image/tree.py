@@ -174,7 +174,7 @@ def _check(base: Base, root: Path) -> None:
         "import importlib.util, sys; sys.path.insert(0, sys.argv[1])\n"
         f"for name in {inputs.FORBIDDEN_IN_GUEST!r}:\n"
         "    assert importlib.util.find_spec(name) is None, name\n"
-        "sys.path.insert(1, sys.argv[2]); import boot; boot.share_imports()\n"
+        "sys.path.insert(1, sys.argv[2]); import boot, lean; lean.install(); import podnetwork; boot.share_imports()\n"
         "assert 'asyncio.base_events' not in sys.modules and 'http.client' not in sys.modules\n"
         "import peerpods.userdata.reader, peerpods.agent.service\n"
         "assert 'twisted.internet.reactor' not in sys.modules, 'a module made a reactor'\n"

@@ -14,6 +14,10 @@ import signal
 import sys
 from importlib import import_module
 
+TYPE_CHECKING = False  # typing itself is not worth importing here
+if TYPE_CHECKING:
+    from typing import Any
+
 LIBRARY = "/usr/lib/python3/dist-packages"
 HERE = "/usr/lib/peerpods"
 RELEASE_AGENT = "/usr/local/bin/kata-agent"
@@ -63,15 +67,12 @@ def read_user_data() -> None:
 
 def share_imports() -> None:
     """Import what both children need: once, before they are forked. No reactor is made here."""
-    import lean
-
-    lean.install()
     for name in ("forwarder.service", "config.settings", "obs.bridge"):
         import_module(f"peerpods.{name}")
     import_module("twisted.internet.epollreactor")
 
 
-def forwarder_service(settings, reactor, network):  # type: ignore[no-untyped-def]
+def forwarder_service(settings: Any, reactor: Any, network: Any) -> Any:
     """The forwarder's service; it waits for the pod's network instead of building it."""
     import attrs
 
@@ -82,7 +83,7 @@ def forwarder_service(settings, reactor, network):  # type: ignore[no-untyped-de
     return ForwarderService(settings, reactor, build_network=network.wait)
 
 
-def serve(name: str, make_service) -> None:  # type: ignore[no-untyped-def]
+def serve(name: str, make_service: Any) -> None:
     """In a child: run the service `name` until it ends. Does not return."""
     from twisted.internet import reactor
     from twisted.internet.defer import maybeDeferred
@@ -113,7 +114,7 @@ def serve(name: str, make_service) -> None:  # type: ignore[no-untyped-def]
     os._exit(code)
 
 
-def fork(name: str, make_service) -> int:  # type: ignore[no-untyped-def]
+def fork(name: str, make_service: Any) -> int:
     """Start the service `name` as a child; gives its pid."""
     pid = os.fork()
     if pid:
@@ -137,7 +138,7 @@ def listen_for_ready() -> object:
     return sock
 
 
-def await_ready(sock, name: str) -> None:  # type: ignore[no-untyped-def]
+def await_ready(sock: Any, name: str) -> None:
     """Wait until the child said that it is ready; end when it does not in time."""
     signal.signal(signal.SIGCHLD, lambda *_: _reap_or_end())
     try:
@@ -191,6 +192,9 @@ def main() -> None:
     read_user_data()
     say("phase user-data")
     ready = listen_for_ready()
+    import lean
+
+    lean.install()  # before anything that may import Twisted
     from podnetwork import PodNetwork
 
     network = PodNetwork(NAMESPACE)

@@ -26,10 +26,11 @@ def install() -> None:
 
     twisted.internet.defer wants three names of asyncio (the reactor here is epoll's), twisted.python.compat a name of
     http.cookiejar (with it come http.client, email, tempfile), twisted.application.service an interface of
-    twisted.plugin (with it come zipfile and pathlib).
+    twisted.plugin (with it comes zipfile). The node's side of podnet has a thread pool.
     """
     from zope.interface import Interface
 
     stand_in("asyncio", AbstractEventLoop=Absent, Future=Absent, iscoroutine=lambda it: isinstance(it, CoroutineType))
+    stand_in("concurrent.futures", ThreadPoolExecutor=Absent)
     stand_in("http.cookiejar")
     stand_in("twisted.plugin", IPlugin=Interface)
