@@ -87,3 +87,9 @@ def test_a_socket_that_may_not_be_dialled_is_told_from_an_adaptor_that_is_away()
     )
     assert unanswered("/run/a.sock", PermissionError(13, "Permission denied")).endswith("run as root")
     assert unanswered("/run/a.sock", getConnectError((2, "No such file"))) == "no adaptor answers on /run/a.sock"
+
+
+def test_a_long_error_is_cut_in_the_table():
+    assert show.short("") == ""
+    assert show.short("one\ntwo") == "one"
+    assert len(show.short("x" * 500)) == 80

@@ -249,3 +249,16 @@ def test_which_bind_sources_may_be_made(source, made):
 def test_helpers_agree():
     assert split("/a/b/c", "/a") == ("b", "c")
     assert check_link(("a", "b"), "../c") is None
+
+
+def test_a_volume_that_rotates_for_years_never_uses_up_the_entries():
+    folder = SharedFolder()
+    volume = "c-0011223344556677-token"
+    for version in range(paths.MAX_ENTRIES // 4):
+        copy(folder, f"{volume}/..v{version}", stat.S_IFDIR | 0o755)
+        copy(folder, f"{volume}/..v{version}/token", stat.S_IFREG | 0o644)
+        copy(folder, f"{volume}/..data", LNK, f"..v{version}".encode())
+        copy(folder, f"{volume}/token", LNK, b"..data/token")
+    assert len(folder.kinds) < 10
+    with pytest.raises(Denied):
+        copy(folder, f"{volume}/..data/token", stat.S_IFREG | 0o644)

@@ -81,7 +81,8 @@ class Session:
             if self.wish.keep:
                 await self._keep()
         finally:
-            await self.watch.measure("stop", self._stop(container))
+            if self._vm:
+                await self.watch.measure("stop", self._stop(container))
         return self.outcome
 
     async def _start_pod(self) -> Agent:
@@ -157,8 +158,7 @@ class Session:
         if agent is not None and agent.client.connected:
             await agent.remove(container)
             await agent.destroy()
-        if self._vm:
-            await self.hypervisor.stop_vm(self.sandbox)
+        await self.hypervisor.stop_vm(self.sandbox)
         if agent is not None:
             await agent.close()
 

@@ -134,6 +134,12 @@ def ps(socket: str, state_dir: str, as_json: bool) -> None:
     _print_table(found)
 
 
+def short(text: str, limit: int = 80) -> str:
+    """The first line of an error, cut; `inspect` has all of it."""
+    first = text.splitlines()[0] if text else ""
+    return first if len(first) <= limit else first[: limit - 1] + "…"
+
+
 def _print_table(found: list[admin_pb2.Sandbox]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -145,7 +151,7 @@ def _print_table(found: list[admin_pb2.Sandbox]) -> None:
     for column in ("SANDBOX", "POD", "STATE", "PROVIDER", "INSTANCE", "ADDRESS", "AGE", "LAST ERROR"):
         table.add_column(column, overflow="fold" if column == "LAST ERROR" else "ellipsis")
     for entry in found:
-        error = entry.last_error.splitlines()[0] if entry.last_error else ""
+        error = short(entry.last_error)
         table.add_row(
             entry.sandbox[:12],
             f"{entry.namespace}/{entry.pod}",

@@ -21,6 +21,7 @@ MAX_NAME = 255  # bytes, NAME_MAX
 MAX_DEPTH = 64  # components below the shared folder
 MAX_FILE = 512 << 20  # bytes of one file
 MAX_TOTAL = 1 << 30  # bytes of all files: they live in the VM's memory
+DATA_LINK = "..data"  # kubelet's link to a volume's newest version
 MAX_ENTRIES = 32768  # files, folders and links
 TEMPORARY = ".tmp"  # what the agent adds to a file's name until it is complete
 
@@ -49,6 +50,8 @@ class Copy:
     """Bytes that it adds."""
     known: tuple[str, ...]
     """Paths that are new with it."""
+    target: str = ""
+    """Of a link."""
 
 
 def split(path: str, base: str) -> tuple[str, ...] | None:
@@ -131,7 +134,7 @@ class SharedFolder:
             raise TooMuch(f"CopyFile: more than {MAX_ENTRIES} files", remedy="mount less into the pod")
         if self.total + size > MAX_TOTAL:
             raise TooMuch(f"CopyFile: more than {MAX_TOTAL} bytes", remedy="mount less into the pod")
-        return Copy(path, kind, size, known)
+        return Copy(path, kind, size, known, _target(data) if kind == stat.S_IFLNK else "")
 
     def _check_place(self, key: str, kind: int, parents: list[str]) -> None:
         for parent in parents:
@@ -162,7 +165,20 @@ class SharedFolder:
             self.kinds[name] = stat.S_IFDIR
         self.kinds[key] = copy.kind
         self.total += copy.size
+        if copy.target and key.endswith("/" + DATA_LINK):
+            self._forget_older(key[: -len(DATA_LINK)], copy.target)
         return before
+
+    def _forget_older(self, volume: str, current: str) -> None:
+        """Count no longer what an update of a kubelet volume replaced, or a rotating token would use up the entries.
+
+        Such a volume is a folder `..<time>` per version and the link `..data` to the newest. What is forgotten is
+        still looked at on disk before each copy (`effects.on_real_folders`), so no link can be copied through.
+        """
+        for name in list(self.kinds):
+            version = name[len(volume) :].partition("/")[0] if name.startswith(volume) else ""
+            if version.startswith("..") and version not in (DATA_LINK, current):
+                del self.kinds[name]
 
     def failed(self, copy: Copy, before: dict[str, int | None]) -> None:
         """Take back a copy that the agent did not make. A link stays noted: it may be there in part."""

@@ -100,6 +100,7 @@ class _Counting:
 
     def __init__(self) -> None:
         self._up: set[str] = set()
+        metrics.LINKS.labels(state="up").set(0)
 
     def __call__(self, event: relay_pb2.WatchEvent, links: int) -> None:
         if event.kind == event.LINK_UP:

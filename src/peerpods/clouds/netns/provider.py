@@ -51,7 +51,6 @@ class NetnsProvider:
     async def start(self) -> None:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netns")
-        log.warning("no_isolation", provider=self.name, effect="pods run on this machine with its root's rights")
         await self._run(self._maker.open)
         known = await self._run(self._maker.look)
         self._running = {one.id for one in known.values() if one.alive()}
