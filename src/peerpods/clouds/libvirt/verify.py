@@ -95,7 +95,7 @@ def _thd_pool(conn: Any, settings: LibvirtSettings) -> Any:
         raise ConfigError(
             f"the storage pool {name} is not active", setting="pool-name", remedy=f"virsh pool-start {name}"
         )
-    kind = ET.fromstring(pool.XMLDesc(0)).get("type", "")  # noqa: S314
+    kind = ET.fromstring(pool.XMLDesc(0)).get("type", "")  # noqa: S314  (from libvirt itself)
     if kind not in FOLDER_POOLS:
         raise ConfigError(
             f"the storage pool {name} is of type {kind}; qcow2 disks and console files need a folder",
