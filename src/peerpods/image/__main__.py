@@ -6,11 +6,12 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from peerpods.errors import ConfigError, LocalFailure, PeerPodError
-from peerpods.image import agentkind, build, key
+from peerpods.image import agentkind, build, key, prune
 from peerpods.image.base import Base
 from peerpods.image.progress import Progress
 
@@ -92,6 +93,10 @@ def _trial(image: Path) -> str:
 def _make(cache: Path, agent: agentkind.Agent, progress: Progress) -> None:
     known = (build.folder_for(cache, agent) / "SHA256SUMS").exists()
     folder = build.image(cache, agent, progress)
+    prune.used(folder)
+    prune.used(cache / f"image-base-{key.base_key()}")
+    for name in prune.prune(cache, time.time()):
+        progress.say(f"removed {name}, unused for a day")
     if known:
         progress.say("it is there already")
     else:
