@@ -34,7 +34,7 @@ class DaemonProcess:
 
     def inside(self, *command: str) -> None:
         """Run a command in the daemon's mount namespace."""
-        subprocess.run(["nsenter", "-m", "-t", str(self._process.pid), *command], check=True)
+        subprocess.run(["nsenter", "-r", "-m", "-t", str(self._process.pid), *command], check=True)
 
     def close(self) -> None:
         """End it. Idempotent."""
