@@ -10,13 +10,46 @@ from pathlib import Path
 
 import attrs
 
-from peerpods.errors import LocalFailure
+from peerpods.errors import ConfigError, LocalFailure
 from peerpods.image import inputs
 from peerpods.image.run import run
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-MIRROR = "http://deb.debian.org"
+APT = Path("/etc/apt")
 _URI = re.compile(r"^'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) (?P<hash>\S*)$", re.M)
+
+
+def archives(sources: Iterable[str]) -> dict[str, str]:
+    """The Debian archives that a host's apt uses: "debian" and "debian-security" to their addresses. Pure.
+
+    Args:
+        sources: the texts of sources.list and of its parts, one-line or deb822. The first address of a kind counts;
+            an archive without a security address of its own is taken to serve both, as the common mirrors do.
+
+    Raises:
+        ConfigError: when no address ends in /debian.
+    """
+    found: dict[str, str] = {}
+    for text in sources:
+        for line in text.splitlines():
+            if not re.match(r"(deb|URIs:)\s", line):
+                continue
+            for address in re.findall(r"https?://[^\s\]]+", line):
+                kind = address.rstrip("/").rpartition("/")[2]
+                if kind in ("debian", "debian-security"):
+                    found.setdefault(kind, address.rstrip("/"))
+    if "debian" not in found:
+        raise ConfigError(
+            "the apt sources of this machine name no Debian archive over http",
+            remedy="the image is built from Debian 13 packages: name an archive that ends in /debian in /etc/apt",
+        )
+    found.setdefault("debian-security", found["debian"] + "-security")
+    return found
+
+
+def _host_sources() -> list[str]:
+    paths = [APT / "sources.list", *sorted((APT / "sources.list.d").glob("*"))]
+    return [path.read_text() for path in paths if path.suffix in (".list", ".sources") and path.is_file()]
 
 
 @attrs.frozen(order=True)
@@ -38,16 +71,15 @@ class Archive:
     """An apt of our own below `folder`, for Debian 13 whatever the host is."""
 
     folder: Path
-    mirror: str = MIRROR
 
     def update(self) -> None:
         """Read the package lists anew."""
         for name in ("state/lists/partial", "cache/archives/partial", "etc/apt.conf.d", "etc/preferences.d"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         (self.folder / "status").write_text("")
+        addresses = archives(_host_sources())
         sources = [
-            f"deb [signed-by={KEYRING}] {self.mirror}/{path} {suite} {inputs.COMPONENT}\n"
-            for path, suite in inputs.SUITES
+            f"deb [signed-by={KEYRING}] {addresses[path]} {suite} {inputs.COMPONENT}\n" for path, suite in inputs.SUITES
         ]
         (self.folder / "sources.list").write_text("".join(sources))
         here = self.folder
