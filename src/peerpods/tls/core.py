@@ -29,10 +29,6 @@ class TlsCore:
         """Take ciphertext from the peer; at most PIECE bytes at a time keeps the memory small."""
         self._in.write(data)
 
-    def feed_eof(self) -> None:
-        """The peer's socket has ended: an unfinished record becomes an error."""
-        self._in.write_eof()
-
     def handshake(self) -> bool:
         """Go on with the handshake; True when it is complete.
 

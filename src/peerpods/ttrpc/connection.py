@@ -133,11 +133,6 @@ class _Core:
         out.clear()
         return data
 
-    @property
-    def mid_frame(self) -> bool:
-        """Whether the peer has begun a frame and not finished it."""
-        return self._decoder.partial_header_or_body
-
 
 class _ServerStream:
     __slots__ = ("receiving", "shape")
