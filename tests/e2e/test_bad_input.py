@@ -21,7 +21,11 @@ def facts():
 @pytest.mark.parametrize(
     ("name", "code", "words"),
     [
-        ("start_unknown", NOT_FOUND, r"StartVM for a sandbox that has not been created \(send CreateVM first\)"),
+        (
+            "start_unknown",
+            NOT_FOUND,
+            r"StartVM for sandbox [0-9a-f]{64}, which has not been created \(send CreateVM first\)",
+        ),
         ("id_empty", INVALID, r"empty sandbox id \(send the CRI sandbox id\)"),
         ("id_slash", INVALID, r"sandbox id 'a/b' is not a plain name"),
         ("id_dots", INVALID, r"sandbox id '\.\.' is not a plain name"),

@@ -141,7 +141,7 @@ class Calls:
         waiting = self._runner.ask(
             identity,
             Question.START,
-            lambda call: ev.StartRequested(at=self._world.now(), call=call, budget=budget),
+            lambda call: ev.StartRequested(at=self._world.now(), call=call, budget=budget, sandbox=identity),
         ).addTimeout(budget + ANSWER_GRACE, self._reactor, onTimeoutCancel=late)
         await self._or_lost(identity, Question.START, waiting)
 

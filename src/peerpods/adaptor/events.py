@@ -36,6 +36,8 @@ class StartRequested(Event):
     call: int
     budget: float
     """Seconds until the start must have ended."""
+    sandbox: str = ""
+    """As asked for: where there is no record, only the event can name it."""
 
 
 @attrs.frozen(kw_only=True)

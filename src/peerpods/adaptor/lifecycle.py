@@ -65,7 +65,7 @@ def _without_record(event: Event) -> tuple[Effect, ...]:
         case ev.CreateRequested():
             return (_ending(Question.CREATE, event.call, "with this id"),)
         case ev.StartRequested():
-            text = "StartVM for a sandbox that has not been created (send CreateVM first)"
+            text = f"StartVM for sandbox {event.sandbox}, which has not been created (send CreateVM first)"
             return (Answer(question=Question.START, call=event.call, problem=Problem(code=NOT_FOUND, text=text)),)
         case ev.StopRequested():
             return (Answer(question=Question.STOP, call=event.call), fx.DeleteStrays())
