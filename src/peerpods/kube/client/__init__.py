@@ -1,0 +1,1 @@
+"""Kubernetes on the reactor: requests, list and watch, work queues, leases, events. Objects stay JSON."""

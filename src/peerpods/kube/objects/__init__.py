@@ -1,0 +1,1 @@
+"""What our Kubernetes objects look like: names, shapes and sums. Pure; objects are plain JSON dicts."""

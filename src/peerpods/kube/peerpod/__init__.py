@@ -1,0 +1,1 @@
+"""peerpod-ctrl: deletes the VMs that gone pods and gone nodes left."""
