@@ -64,6 +64,13 @@ type: venv
 unit: venv
 	@tools/setup.sh --run python -m pytest -q $(PYTEST_FLAGS)
 
+# The tests with a real API server, which is built the first time (tools/kube.sh); KUBEBUILDER_ASSETS names another.
+.PHONY: test-kube
+test-kube: test-setup venv
+	@tools/kube.sh
+	export PATH="$$(tools/kube.sh --clients):$$PATH"
+	@tools/setup.sh --run python -m pytest -q -m kube $(PYTEST_FLAGS) tests/kube
+
 # Figures against baselines of the same run: tables, and JSON below $(CACHE)/bench. About two minutes; as root.
 .PHONY: bench
 bench: venv

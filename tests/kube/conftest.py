@@ -1,0 +1,107 @@
+"""The real API server for tests, and which of them it is too old for.
+
+A test that asks for `cluster`, or for a fixture made of it, gets the mark `kube`: it is run by `make test-kube` only.
+"""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from peerpods.errors import LocalFailure
+from tests.kube.cluster import RealCluster, assets, client_tools, has_controllers, version_of
+
+HERE = Path(__file__).parent
+_not_shown: list[str] = []
+_numbers = itertools.count(1)
+
+
+def _hindrance(item: pytest.Item, version: tuple[int, int], controllers: bool) -> str | None:
+    for mark in item.iter_markers("needs_kube"):
+        wanted = tuple(mark.args)
+        if version < wanted:
+            reason = mark.kwargs.get("reason", "")
+            return f"needs {'.'.join(map(str, wanted))}" + (f": {reason}" if reason else "")
+    if item.get_closest_marker("needs_controllers") and not controllers:
+        return "needs kube-controller-manager, which KUBEBUILDER_ASSETS has not"
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks the tests that need the server; takes out those that it is too old for, to be listed at the end."""
+    ours = [item for item in items if HERE in item.path.parents]
+    for item in ours:
+        if "cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker("kube")
+    ours = [item for item in ours if item.get_closest_marker("kube")]
+    marked = [i for i in ours if i.get_closest_marker("needs_kube") or i.get_closest_marker("needs_controllers")]
+    if not marked or "not kube" in config.option.markexpr:
+        return
+    try:
+        folder = assets()
+    except LocalFailure:
+        return  # the fixture says it, as an error of each test
+    version, controllers = version_of(folder), has_controllers(folder)
+    reasons = {item: why for item in marked if (why := _hindrance(item, version, controllers))}
+    items[:] = [item for item in items if item not in reasons]
+    name = ".".join(map(str, version))
+    _not_shown.extend(f"not shown on {name}: {item.nodeid} — {why}" for item, why in reasons.items())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The list of what this server cannot show."""
+    if _not_shown:
+        terminalreporter.section(f"{len(_not_shown)} tests NOT SHOWN on this API server")
+        for line in _not_shown:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[RealCluster]:
+    """The API server that all tests share: each takes a namespace of its own, and names of its own beyond that."""
+    with RealCluster() as running:
+        yield running
+
+
+@pytest.fixture
+def namespace(cluster: RealCluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace for one test, in which pods are admitted; it is asked to go afterwards."""
+    name = cluster.create_namespace(f"test-{next(_numbers)}")
+    yield name
+    cluster.request("DELETE", f"/api/v1/namespaces/{name}")
+
+
+Tool = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def _tool(program: str, cluster: RealCluster, tmp_path: Path) -> Tool:
+    path, config = client_tools() / program, cluster.kubeconfig()
+    environment = {"KUBECONFIG": str(config), "HOME": str(tmp_path), "PATH": f"{path.parent}:/usr/bin:/bin"}
+
+    def run(*arguments: str | Path, input: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [path, *map(str, arguments)], input=input, capture_output=True, text=True, env=environment, timeout=300
+        )
+        assert not check or done.returncode == 0, (
+            f"{program} {' '.join(map(str, arguments))}: {done.stdout}{done.stderr}"
+        )
+        return done
+
+    return run
+
+
+@pytest.fixture
+def kubectl(cluster: RealCluster, tmp_path: Path) -> Tool:
+    """kubectl as the admin of the test cluster; fails the test unless `check=False`."""
+    return _tool("kubectl", cluster, tmp_path)
+
+
+@pytest.fixture
+def helm(cluster: RealCluster, tmp_path: Path) -> Tool:
+    """Helm as the admin of the test cluster; fails the test unless `check=False`."""
+    return _tool("helm", cluster, tmp_path)
