@@ -8,6 +8,7 @@ import sqlite3
 import stat
 
 import attrs
+import msgspec
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, succeed
@@ -301,3 +302,37 @@ async def test_the_writer_thread_does_not_block_the_reactor(tmp_path):
     finally:
         pool.stop()
     assert len(read_offline(str(tmp_path))) == 50
+
+
+def test_a_journal_of_the_first_version_is_taken_over(tmp_path):
+    old = sqlite3.connect(tmp_path / FILE)
+    old.executescript(
+        "CREATE TABLE sandboxes (id TEXT PRIMARY KEY, gone INTEGER NOT NULL, changed REAL NOT NULL,"
+        " body BLOB NOT NULL);"
+        "CREATE TABLE secrets (id TEXT PRIMARY KEY REFERENCES sandboxes ON DELETE CASCADE, keys TEXT NOT NULL,"
+        " initdata TEXT NOT NULL); PRAGMA user_version=1;"
+    )
+    fields = msgspec.to_builtins(sandbox())
+    del fields["pod_uid"]  # as records were written before there was one
+    body = msgspec.json.encode(fields)
+    old.execute("INSERT INTO sandboxes VALUES ('abcd', 0, 1.5, ?)", (body,))
+    old.execute("INSERT INTO secrets VALUES ('abcd', 'KEYS', 'INIT')")
+    old.commit()
+    old.close()
+    for _ in range(2):
+        journal = Journal.open(str(tmp_path), at_once)
+        (record,) = journal.load()
+        assert record == sandbox()
+        assert result(journal.secrets(record.id)) == Secrets(keys="KEYS", initdata="INIT")
+        result(journal.close())
+
+
+def test_pull_credentials_are_kept_with_the_secrets_and_go_with_them(tmp_path):
+    journal = Journal.open(str(tmp_path), at_once)
+    secret = Secrets(keys="k", auth_json='{"auths":"PULL-MARKER"}')
+    result(journal.write(sandbox(), secret))
+    assert result(journal.secrets(SandboxId("abcd"))) == secret
+    assert "PULL-MARKER" not in repr(secret)
+    result(journal.write(sandbox().moved(Phase.GONE, 9.0)))
+    result(journal.close())
+    assert b"PULL-MARKER" not in (tmp_path / FILE).read_bytes()

@@ -10,11 +10,12 @@ from peerpods.adaptor import events as ev
 from peerpods.adaptor.effects import Question
 from peerpods.adaptor.events import Cause
 from peerpods.adaptor.executor import World
+from peerpods.adaptor.ports import Notice, PodFacts
 from peerpods.adaptor.requests import Create, parse_create, start_budget
 from peerpods.adaptor.runner import Runner
-from peerpods.adaptor.sandbox import Sandbox, Secrets
+from peerpods.adaptor.sandbox import LIVE, Sandbox, Secrets
 from peerpods.errors import DeadlineExceeded, Refused
-from peerpods.model import Phase, SandboxId, instance_name, parse_sandbox_id
+from peerpods.model import Phase, Pod, SandboxId, instance_name, parse_sandbox_id
 from peerpods.obs.log import get_logger
 
 log = get_logger("adaptor")
@@ -43,6 +44,8 @@ class Calls:
         self._policy = policy
         self._reserved: set[int] = set()
         """Network ids of CreateVM calls that are not yet written down."""
+        self._drafts: set[SandboxId] = set()
+        """Sandboxes of such calls."""
 
     async def create(self, sandbox: str, annotations: dict[str, str], netns: str) -> str:
         """CreateVM: the path of the agent socket, listening. Cancelling is the shim's end, so the sandbox's too.
@@ -59,6 +62,8 @@ class Calls:
         secrets: Secrets | None = None
         try:
             if known is None or known.phase is Phase.GONE:
+                self._check_limit(request)
+                self._drafts.add(request.id)
                 draft, secrets = await self._draft(request)
             waiting = self._runner.ask(
                 request.id,
@@ -70,20 +75,43 @@ class Calls:
             )
             await self._or_lost(request.id, Question.CREATE, waiting)
         finally:
+            self._drafts.discard(request.id)
             if draft is not None:
                 self._reserved.discard(draft.vni)
         return request.agent_socket
 
+    def _check_limit(self, request: Create) -> None:
+        """Refuse a sandbox too many. One whose VM is only being deleted has made room, as its pod has."""
+        limit = self._world.cluster.limit()
+        if limit is None:
+            return
+        serving = {s.id for s in self._runner.living() if s.phase in LIVE} | self._drafts - {request.id}
+        if len(serving) < limit.count:
+            return
+        text = f"this node runs {len(serving)} peer pods, its limit is {limit.count}, set by {limit.where}"
+        self._world.cluster.tell(request.pod, Notice.LIMIT, text)
+        raise Refused(
+            f"sandbox {request.id} of pod {request.pod.namespace}/{request.pod.name} is one too many: {text}",
+            sandbox=request.id,
+            remedy="raise the limit, or let the pod be placed on another node",
+        )
+
     async def _draft(self, request: Create) -> tuple[Sandbox, Secrets]:
         """Gather the facts of a new sandbox. Nothing is made, so nothing has to be undone."""
         network = await self._world.network.inspect(request.netns)
+        facts = await self._world.cluster.pod_facts(request.pod)
         name = instance_name(request.pod.name, request.id)
-        secrets = Secrets(keys=self._world.keys.issue(name), initdata=request.initdata or self._policy.default_initdata)
+        secrets = Secrets(
+            keys=self._world.keys.issue(name),
+            initdata=request.initdata or self._policy.default_initdata,
+            auth_json=facts.auth_json,
+        )
         draft = Sandbox(
             id=request.id,
             digest=request.digest,
             pod=request.pod.name,
             namespace=request.pod.namespace,
+            pod_uid=facts.uid,
             netns=request.netns,
             agent_socket=request.agent_socket,
             server_name=name,
@@ -94,7 +122,7 @@ class Calls:
             keep_failed=self._policy.keep_failed,
         )
         try:
-            self._check_size(draft, secrets)
+            self._check_size(draft, secrets, facts)
         except BaseException:
             self._reserved.discard(draft.vni)
             raise
@@ -109,15 +137,20 @@ class Calls:
                 self._reserved.add(vni)
                 return vni
 
-    def _check_size(self, draft: Sandbox, secrets: Secrets) -> None:
+    def _check_size(self, draft: Sandbox, secrets: Secrets, facts: PodFacts) -> None:
         size = len(self._world.user_data.compose(draft, secrets))
         limit = self._world.provider.capabilities().max_user_data
-        if size > limit:
-            raise Refused(
-                f"the user data of sandbox {draft.id} has {size} bytes, provider {draft.provider} takes {limit}",
-                sandbox=draft.id,
-                remedy="make the pod's initdata or the registry credentials smaller",
-            )
+        if size <= limit:
+            return
+        cluster, pod = self._world.cluster, Pod(name=draft.pod, namespace=draft.namespace, uid=draft.pod_uid)
+        text = f"has {size} bytes, provider {draft.provider} takes {limit}"
+        remedy = "make the pod's initdata or the registry credentials smaller"
+        cluster.tell(pod, Notice.USER_DATA, f"the VM's user data {text} ({remedy})")
+        if facts.pull_secrets:
+            names = ", ".join(facts.pull_secrets)
+            bytes_of = f"the credentials of pull secrets {names} have {len(facts.auth_json.encode())} bytes"
+            cluster.tell(pod, Notice.PULL_SECRET, f"{bytes_of}; with them the VM's user data {text}")
+        raise Refused(f"the user data of sandbox {draft.id} {text}", sandbox=draft.id, remedy=remedy)
 
     async def start(self, sandbox: str, remaining: float | None) -> None:
         """StartVM: returns when the agent in the VM answers.

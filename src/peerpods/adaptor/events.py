@@ -124,6 +124,7 @@ class Cause(enum.Enum):
     LINK_LOST = "the link to the VM was lost"
     RELAY_LOST = "the relay no longer has the sandbox"
     INSTANCE_GONE = "the instance stopped or disappeared"
+    POD_GONE = "the pod is gone from the cluster"
 
 
 @attrs.frozen(kw_only=True)
@@ -132,6 +133,13 @@ class Ended(Event):
 
     cause: Cause
     detail: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class PodKnown(Event):
+    """The API server has told the UID of a sandbox's pod, later than at CreateVM."""
+
+    uid: str
 
 
 @attrs.frozen(kw_only=True)

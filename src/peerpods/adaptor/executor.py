@@ -15,7 +15,9 @@ from peerpods.adaptor import events as ev
 from peerpods.adaptor.events import Event, Step
 from peerpods.adaptor.journal import Journal
 from peerpods.adaptor.ports import (
+    Alone,
     Clock,
+    ClusterPort,
     Folders,
     KeyPort,
     NetworkPort,
@@ -77,6 +79,7 @@ class World:
     folders: Folders
     place: Place
     now: Clock
+    cluster: ClusterPort = attrs.field(factory=Alone)
 
 
 class Executor:
@@ -155,7 +158,7 @@ class Executor:
             )
 
     async def launch(self, s: Sandbox) -> Event:
-        """Create the instance under the attempt's token."""
+        """Create the instance under the attempt's token, once the cluster has been told of it."""
         since = self._reactor.seconds()
 
         async def work() -> Event:
@@ -167,6 +170,7 @@ class Executor:
                 user_data=self.world.user_data.compose(s, secrets),
                 tags=self._tags(s),
             )
+            await self.world.cluster.announce(s)
             instance = await self.cloud("create", self.world.provider.create(request))
             return ev.Launched(at=self.world.now(), attempt=s.attempt, instance=instance, took_ms=self._took(since))
 

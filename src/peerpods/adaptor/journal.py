@@ -1,8 +1,8 @@
 """The durable journal: one SQLite database in the state folder, mode 0600 (docs/decisions/0001-journal.md).
 
 A write is done when its transaction is on disk (WAL, synchronous=FULL). One thread writes; what arrives while it is
-busy goes into its next transaction together, so 200 starts at once cost a few fsyncs, not 200 each. A sandbox's keys
-and initdata lie in a table of their own and are overwritten with zeros when they are deleted.
+busy goes into its next transaction together, so 200 starts at once cost a few fsyncs, not 200 each. A sandbox's keys,
+initdata and pull credentials lie in a table of their own and are overwritten with zeros when they are deleted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Defer = Callable[[Callable[[], Any]], Deferred[Any]]
 """Runs a function in the writer thread (or at once, in tests) and gives its result."""
 
 FILE = "journal.db"
-VERSION = 1
+VERSION = 2
 GONE_KEPT = 256
 """Ended sandboxes that `peerpods inspect` still finds; older ones are forgotten."""
 PAGE_LIMIT = 1 << 20
@@ -35,8 +35,11 @@ PAGE_LIMIT = 1 << 20
 _SCHEMA = """
 CREATE TABLE sandboxes (id TEXT PRIMARY KEY, gone INTEGER NOT NULL, changed REAL NOT NULL, body BLOB NOT NULL);
 CREATE TABLE secrets (
-  id TEXT PRIMARY KEY REFERENCES sandboxes ON DELETE CASCADE, keys TEXT NOT NULL, initdata TEXT NOT NULL);
+  id TEXT PRIMARY KEY REFERENCES sandboxes ON DELETE CASCADE, keys TEXT NOT NULL, initdata TEXT NOT NULL,
+  auth TEXT NOT NULL DEFAULT '');
 """
+_UPGRADES = {1: "ALTER TABLE secrets ADD COLUMN auth TEXT NOT NULL DEFAULT ''"}
+"""What makes a journal of this version one of the next."""
 
 
 @attrs.frozen
@@ -86,9 +89,10 @@ class Journal:
         except (OSError, sqlite3.Error) as error:
             raise _failure("opened", path, error) from error
         try:
-            _check(database, path)
+            version = _check(database, path)
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=FULL")
+            _upgrade(database, version)
             database.execute("PRAGMA secure_delete=ON")
             database.execute("PRAGMA foreign_keys=ON")
             database.execute(f"PRAGMA max_page_count={PAGE_LIMIT}")
@@ -125,14 +129,16 @@ class Journal:
     def secrets(self, sandbox: SandboxId) -> Deferred[Secrets]:
         """Read a sandbox's secrets. Fails with LocalFailure when there are none."""
 
+        query = "SELECT keys, initdata, auth FROM secrets WHERE id = ?"
+
         def _thd_read() -> Secrets:
             try:
-                row = self._database.execute("SELECT keys, initdata FROM secrets WHERE id = ?", (sandbox,)).fetchone()
+                row = self._database.execute(query, (sandbox,)).fetchone()
             except sqlite3.Error as error:
                 raise _failure("read", self.path, error) from error
             if row is None:
                 raise LocalFailure(f"the journal {self.path} has no keys of sandbox {sandbox}", sandbox=sandbox)
-            return Secrets(keys=row[0], initdata=row[1])
+            return Secrets(keys=row[0], initdata=row[1], auth_json=row[2])
 
         return self._defer(_thd_read)
 
@@ -221,7 +227,8 @@ def _put(database: sqlite3.Connection, sandbox: Sandbox, secrets: Secrets | None
     )
     if secrets is not None:
         database.execute(
-            "INSERT OR REPLACE INTO secrets VALUES (?, ?, ?)", (sandbox.id, secrets.keys, secrets.initdata)
+            "INSERT OR REPLACE INTO secrets (id, keys, initdata, auth) VALUES (?, ?, ?, ?)",
+            (sandbox.id, secrets.keys, secrets.initdata, secrets.auth_json),
         )
     if gone:
         database.execute("DELETE FROM secrets WHERE id = ?", (sandbox.id,))
@@ -252,14 +259,14 @@ def _make(path: Path) -> None:
         os.close(folder)
 
 
-def _check(database: sqlite3.Connection, path: Path) -> None:
+def _check(database: sqlite3.Connection, path: Path) -> int:
     version = database.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         raise LocalFailure(
             f"the journal {path} has version {version}, this adaptor reads up to {VERSION}",
             remedy="run the later adaptor",
         )
-    if version != VERSION:
+    if version != VERSION and version not in _UPGRADES:
         raise LocalFailure(
             f"the journal {path} is torn: it has no version",
             remedy="move it aside; instances that it listed are then deleted by their tags",
@@ -270,6 +277,14 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
             f"the journal {path} is torn: {verdict}",
             remedy="move it aside; instances that it listed are then deleted by their tags",
         )
+    return int(version)
+
+
+def _upgrade(database: sqlite3.Connection, version: int) -> None:
+    """Bring an earlier version's journal up, each step whole or not at all."""
+    while version < VERSION:
+        database.executescript(f"BEGIN IMMEDIATE; {_UPGRADES[version]}; PRAGMA user_version={version + 1}; COMMIT")
+        version += 1
 
 
 def _load(database: sqlite3.Connection, path: Path) -> list[Sandbox]:

@@ -266,6 +266,12 @@ def _blamed(s: Sandbox, reason: str) -> Sandbox:
     return attrs.evolve(s, last_error=f"sandbox {s.id}: {reason}", error_code=UNAVAILABLE)
 
 
+def _pod_known(s: Sandbox, e: ev.PodKnown) -> Decision:
+    if s.pod_uid or s.phase is Phase.GONE:
+        return s, ()
+    return attrs.evolve(s, pod_uid=e.uid), ()
+
+
 def _console_read(s: Sandbox, e: ev.ConsoleRead) -> Decision:
     if s.phase is not Phase.FAILED or s.console_read:
         return s, ()
@@ -346,6 +352,7 @@ _HANDLERS: dict[type[Event], Callable[[Sandbox, Any], Decision]] = {
     ev.StepFailed: _step_failed,
     ev.DeadlinePassed: _deadline_passed,
     ev.Ended: _ended,
+    ev.PodKnown: _pod_known,
     ev.ConsoleRead: _console_read,
     ev.KeepExpired: _keep_expired,
     ev.CloudGone: _cloud_gone,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import enum
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Protocol
 
 import attrs
 
+from peerpods.adaptor.events import Event
 from peerpods.adaptor.sandbox import Sandbox, Secrets
 from peerpods.errors import LinkError
-from peerpods.model import PodNetwork, SandboxId, Tunnel
+from peerpods.model import Instance, Pod, PodNetwork, SandboxId, Tunnel
 
 
 @attrs.frozen(kw_only=True)
@@ -102,6 +104,115 @@ class Folders(Protocol):
 
     def remove(self, sandbox: SandboxId) -> None:
         """Remove the sandbox's folder if it is there; OSError when it cannot be."""
+
+
+@attrs.frozen(kw_only=True)
+class PodFacts:
+    """What the cluster says of a pod at CreateVM; all empty when it could not be asked."""
+
+    uid: str = ""
+    auth_json: str = attrs.field(default="", repr=False)
+    """Credentials of the pod's pull secrets (containers-auth.json), or empty."""
+    pull_secrets: tuple[str, ...] = ()
+    """Names of the secrets that they are from."""
+
+
+@attrs.frozen
+class Limit:
+    """How many sandboxes the node may have."""
+
+    count: int
+    where: str
+    """Who says so, and where it is changed."""
+
+
+class Notice(enum.Enum):
+    """What a pod's user must be told before there is a record; the values are event reasons."""
+
+    LIMIT = "PeerPodLimitReached"
+    PULL_SECRET = "PeerPodPullSecret"  # noqa: S105
+    USER_DATA = "PeerPodUserDataTooLarge"
+
+
+@attrs.frozen(kw_only=True)
+class Host:
+    """What the cluster's side asks of the adaptor."""
+
+    records: Mapping[SandboxId, Sandbox]
+    """All records, also of sandboxes that ended lately; read only."""
+    post: Callable[[SandboxId, Event], None]
+    """Something happened to a sandbox."""
+    instances_of: Callable[[SandboxId], Awaitable[Mapping[str, Instance]]]
+    """Every instance of a sandbox that the cloud shows; CloudError, DeadlineExceeded."""
+    look_at_instance: Callable[[Sandbox], Awaitable[None]]
+    """Ask the cloud for a sandbox's instance, and end the sandbox if it has gone."""
+
+
+class ClusterPort(Protocol):
+    """The cluster that the node is part of. Nothing here raises because the cluster does not answer."""
+
+    async def start(self, host: Host) -> None:
+        """Begin to watch, in the background. Called when the records are about to be loaded."""
+
+    async def stop(self) -> None:
+        """End, within seconds."""
+
+    async def pod_facts(self, pod: Pod) -> PodFacts:
+        """Ask for the pod and its pull secrets; bounded, and empty when there is no answer."""
+
+    def limit(self) -> Limit | None:
+        """How many sandboxes this node may have, or None for no limit."""
+
+    def tell(self, pod: Pod, notice: Notice, text: str) -> None:
+        """Tell the pod's user. Returns at once."""
+
+    async def announce(self, sandbox: Sandbox) -> None:
+        """Have the cluster know that a VM is about to be made; waits a bounded time, then goes on without.
+
+        Raises:
+            Refused: the cluster does not want it: its namespace is being deleted.
+        """
+
+    def changed(self, before: Sandbox | None, after: Sandbox) -> None:
+        """A record changed, or was loaded (`before` None). Returns at once."""
+
+    def name_of(self, sandbox: Sandbox) -> str:
+        """What the cluster calls the sandbox's VM (the PeerPod's name), or empty."""
+
+
+class Alone:
+    """`ClusterPort` of an adaptor without Kubernetes.
+
+    Args:
+        limit: how many sandboxes the node may have; negative for no limit.
+    """
+
+    def __init__(self, limit: int = -1) -> None:
+        self._limit = flag_limit(limit)
+
+    async def start(self, host: Host) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def pod_facts(self, pod: Pod) -> PodFacts:
+        return PodFacts(uid=pod.uid)
+
+    def limit(self) -> Limit | None:
+        return self._limit
+
+    def tell(self, pod: Pod, notice: Notice, text: str) -> None: ...
+
+    async def announce(self, sandbox: Sandbox) -> None: ...
+
+    def changed(self, before: Sandbox | None, after: Sandbox) -> None: ...
+
+    def name_of(self, sandbox: Sandbox) -> str:
+        return ""
+
+
+def flag_limit(count: int) -> Limit | None:
+    """The limit of the flag --limit-per-node; None when it is negative."""
+    return Limit(count, "the adaptor's setting --limit-per-node") if count >= 0 else None
 
 
 Clock = Callable[[], float]

@@ -110,6 +110,11 @@ class RealUserData:
 
         keys = SandboxKeys.from_json(secrets.keys)
         assert sandbox.network is not None
+        auth = self._auth()
+        if secrets.auth_json:
+            from peerpods.kube.objects.pullsecret import merge_texts
+
+            auth = merge_texts(secrets.auth_json, auth)
         apf = ApfConfig(
             pod_name=sandbox.pod,
             pod_namespace=sandbox.namespace,
@@ -123,7 +128,7 @@ class RealUserData:
         )
         return userdata.document(
             apf,
-            auth_json=self._auth(),
+            auth_json=auth,
             registries_json=self._registries(),
             initdata_toml=secrets.initdata or None,
         )

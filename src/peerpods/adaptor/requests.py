@@ -55,6 +55,12 @@ def pod_name(text: str) -> str:
     return text
 
 
+def pod_uid(text: str) -> str:
+    """The pod's UID of CRI-O's `k8s_<pod>_<namespace>_<uid>_<attempt>`; empty from containerd."""
+    parts = text.split("_")
+    return parts[3] if len(parts) == 5 and parts[0] == "k8s" else ""
+
+
 def digest_of(sandbox: str, annotations: Mapping[str, str], netns: str) -> str:
     """A digest in which every part has its length, so that no two requests share one."""
     total = hashlib.sha256()
@@ -95,7 +101,8 @@ def parse_create(sandbox: str, annotations: Mapping[str, str], netns: str, pods_
         machine_type=annotations.get(MACHINE_TYPE, ""),
         image=annotations.get(IMAGE, ""),
     )
-    pod = Pod(name=pod_name(annotations[NAME]), namespace=annotations[NAMESPACE])
+    name = annotations[NAME]
+    pod = Pod(name=pod_name(name), namespace=annotations[NAMESPACE], uid=pod_uid(name))
     return Create(
         id=identity,
         pod=pod,

@@ -102,6 +102,7 @@ class Runner:
             self.sandboxes[record.id] = record
         for record in list(self.sandboxes.values()):
             self._on_change(None, record)
+            self._executor.world.cluster.changed(None, record)
             if record.phase is not Phase.GONE:
                 self.post(record.id, ev.Restarted(at=self._executor.world.now()))
 
@@ -218,6 +219,8 @@ class Runner:
     ) -> None:
         if after is not None:
             self.sandboxes[sandbox] = after
+            if after != before:
+                self._executor.world.cluster.changed(before, after)
             if before is None or before.phase is not after.phase:
                 self._changed(actor, before, after)
         for effect in effects:

@@ -43,6 +43,8 @@ class Secrets:
     """`SandboxKeys.to_json()`."""
     initdata: str = attrs.field(default="", repr=False)
     """Plain TOML, or empty."""
+    auth_json: str = attrs.field(default="", repr=False)
+    """Credentials of the pod's own pull secrets (containers-auth.json), or empty."""
 
 
 @attrs.frozen(kw_only=True)
@@ -54,6 +56,8 @@ class Sandbox:
     """SHA-256 of the CreateVM request: an equal request gets the same answer."""
     pod: str
     namespace: str
+    pod_uid: str = ""
+    """UID of the Pod object, or empty while the API server has not told it."""
     netns: str
     agent_socket: str
     server_name: str
