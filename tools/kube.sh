@@ -14,9 +14,9 @@ set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/peerpods}
 . "$top/tools/kube.pins"
-key=$(cat "$top/tools/kube.pins" "$top/tools/kube.sh" "$top/tools/kube_build.sh" | sha256sum | cut -c1-12)
+key=$( (echo "$suite $kubernetes $go"; cat "$top/tools/kube_build.sh") | sha256sum | cut -c1-12)
 assets=${KUBEBUILDER_ASSETS:-$cache/kube-$key}
-client_key=$(grep -E '^(clients|npm)' "$top/tools/kube.pins" | sha256sum | cut -c1-12)
+client_key=$(echo "$clients $clients_integrity" | sha256sum | cut -c1-12)
 client_folder=$cache/kubectl-$client_key
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 space_mib=3000   # measured: 2000

@@ -10,6 +10,7 @@ There is no kubelet and no scheduler: a pod stays Pending unless the test writes
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import re
@@ -31,7 +32,8 @@ import yaml
 from peerpods.errors import LocalFailure
 from tests.kube.cluster_http import JSON_PATCH, MERGE_PATCH, Http, Json
 from tests.kube.cluster_pki import SERVER_ADDRESSES, SERVER_NAMES, Authority, signing_key
-from tests.kube.cluster_process import Keeper, end, free_port, wait_until
+from tests.kube.cluster_process import Keeper, end, free_port, sweep, wait_until
+from tests.kube.cluster_route import Router
 
 __all__ = ["JSON_PATCH", "MERGE_PATCH", "RealCluster", "assets", "client_tools", "has_controllers", "version_of"]
 
@@ -130,6 +132,8 @@ class RealCluster:
         self._lock = threading.Lock()
         self._etcd: subprocess.Popen[bytes] | None = None
         self._apiserver: subprocess.Popen[bytes] | None = None
+        self._router: Router | None = None
+        self._routes: dict[tuple[str, str, int], int] = {}
         self._manager: subprocess.Popen[bytes] | None = None
         self.token = secrets.token_urlsafe(24)
         """The token of the admin, a member of system:masters."""
@@ -140,7 +144,11 @@ class RealCluster:
         Raises:
             LocalFailure: with the end of the log of what did not come up; nothing is left running.
         """
+        sweep("peerpods-kube-")
         self.state = Path(tempfile.mkdtemp(prefix="peerpods-kube-"))
+        self._held = (self.state / "lock").open("w")
+        fcntl.flock(self._held, fcntl.LOCK_EX)
+        self._router = Router(self.state, self._behind)
         self.authority = Authority(self.state)
         self.ca_file = self.authority.file
         self._etcd_port, self._port = free_port(), free_port()
@@ -167,8 +175,11 @@ class RealCluster:
         for process in (self._manager, self._apiserver, self._etcd):
             end(process, kill=True)
         self._keeper.close()
-        if hasattr(self, "state"):
+        if self._router:
+            self._router.close()
+            self._router = None
             shutil.rmtree(self.state, ignore_errors=True)
+            self._held.close()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -226,7 +237,8 @@ class RealCluster:
                  f"--service-account-key-file={public}", f"--service-account-signing-key-file={private}",
                  f"--service-account-issuer={ISSUER}", f"--api-audiences={ISSUER}",
                  "--service-cluster-ip-range=10.96.0.0/24", "--endpoint-reconciler-type=none",
-                 "--enable-aggregator-routing=true", "--authorization-mode=Node,RBAC", "--allow-privileged=true",
+                 f"--egress-selector-config-file={self.state}/egress.json", "--authorization-mode=Node,RBAC",
+                 "--allow-privileged=true",
                  f"--audit-policy-file={self.state}/audit.yaml", f"--audit-log-path={self.state}/audit.log",
                  "--profiling=false", *plugins, *self._flags],
                 self.log("kube-apiserver"),
@@ -256,7 +268,8 @@ class RealCluster:
         config = self.kubeconfig("system:kube-controller-manager", groups=["system:masters"])
         flags = ["--port=0"] if self.version < (1, 24) else []  # the plain port, which newer ones do not know
         self._manager = self._keeper.start(
-            [self._folder / "kube-controller-manager", f"--kubeconfig={config}", "--leader-elect=false", "--secure-port=0",
+            [self._folder / "kube-controller-manager", f"--kubeconfig={config}", "--leader-elect=false",
+             "--secure-port=0",
              f"--controllers={','.join(self._controllers)}", f"--root-ca-file={self.ca_file}",
              f"--service-account-private-key-file={private}", *flags],
             self.log("kube-controller-manager"),
@@ -363,6 +376,20 @@ class RealCluster:
         )
         node: Json = self.must("PATCH", f"/api/v1/nodes/{name}/status", status, MERGE_PATCH)
         return node
+
+    def route(self, namespace: str, service: str, local_port: int, port: int = 443) -> None:
+        """From now on the API server finds a loopback port behind a Service: for webhooks that name one.
+
+        The Service may be made later and anew; it needs a port, but no endpoints.
+        """
+        self._routes[namespace, service, port] = local_port
+
+    def _behind(self, address: str, port: int) -> int | None:
+        for (namespace, name, service_port), local in self._routes.items():
+            status, service = self.request("GET", f"/api/v1/namespaces/{namespace}/services/{name}")
+            if status == 200 and service_port == port and service["spec"].get("clusterIP") == address:
+                return local
+        return None
 
     def compact(self) -> int:
         """Drop etcd's history: list continuations from before get 410. Returns the revision. Live watches go on, and

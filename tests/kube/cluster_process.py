@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import random
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +30,17 @@ def free_port() -> int:
                 continue
             return port
     raise LocalFailure("no free TCP port on loopback", remedy=f"look who holds {PORTS}")
+
+
+def sweep(prefix: str) -> None:
+    """Remove the state folders whose owner was killed: each holds its file `lock` for as long as it lives."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        try:
+            with (folder / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Keeper:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.kube.cluster import MERGE_PATCH, TOP, RealCluster
+from tests.kube.cluster_process import sweep
 
 CONFIG_MAPS = "/api/v1/namespaces/{}/configmaps"
 
@@ -136,6 +142,59 @@ def test_restart_policy_of_init_containers_is_known(cluster: RealCluster, namesp
     assert created["spec"]["initContainers"][0]["restartPolicy"] == "Always"
 
 
+class _Webhook(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        answer = {"uid": review["request"]["uid"], "allowed": False, "status": {"code": 418, "message": "as routed"}}
+        body = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": answer}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def webhook_configuration(namespace: str, ca_file: Path) -> dict[str, Any]:
+    service = {"namespace": namespace, "name": "hook", "path": "/", "port": 443}
+    ca = base64.b64encode(ca_file.read_bytes()).decode()
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}
+    hook = {
+        "name": "hook.example.org",
+        "clientConfig": {"service": service, "caBundle": ca},
+        "rules": [rule],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+    }
+    return {"metadata": {"name": f"hook-{namespace}"}, "webhooks": [hook]}
+
+
+def test_a_webhook_behind_a_service_is_reached(cluster: RealCluster, namespace: str) -> None:
+    pair = cluster.authority.issue("hook", "hook", names=[f"hook.{namespace}.svc"])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Webhook)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*map(str, pair))
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
+    service = {"metadata": {"name": "hook"}, "spec": {"ports": [{"port": 443}]}}
+    hooks = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+    try:
+        cluster.must("POST", f"/api/v1/namespaces/{namespace}/services", service)
+        cluster.must("POST", hooks, webhook_configuration(namespace, cluster.ca_file))
+        asked = (f"{CONFIG_MAPS.format(namespace)}?dryRun=All", config_map("m"))
+        until(lambda: cluster.request("POST", *asked)[0] == 500)  # no route yet: failurePolicy Fail
+        cluster.route(namespace, "hook", server.server_address[1])
+        assert until(lambda: (found := cluster.request("POST", *asked))[0] == 418 and found)[1]["message"].endswith(
+            "as routed"
+        )
+    finally:
+        cluster.request("DELETE", f"{hooks}/hook-{namespace}")
+        server.shutdown()
+        server.server_close()
+
+
 def alive(pids: list[int]) -> list[int]:
     return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
@@ -156,7 +215,8 @@ def test_nothing_outlives_a_killed_test_run() -> None:
         assert len(alive(pids)) == len(pids) >= 2
         os.kill(child.pid, signal.SIGKILL)
     until(lambda: not alive(pids))
-    subprocess.run(["rm", "-rf", state], check=True)
+    sweep("peerpods-kube-")
+    assert not Path(state).exists()
 
 
 @pytest.mark.kube
