@@ -225,11 +225,23 @@ def test_release_takes_only_ours(finalizers: list[str]) -> None:
     assert bool(patch) == (FINALIZER in finalizers)
 
 
-def test_age_is_decided_by_the_name_within_one_second() -> None:
-    older = peerpod.parse({"metadata": {"name": "b", "creationTimestamp": "2023-11-14T22:13:19Z"}})
-    one = peerpod.parse({"metadata": {"name": "a", "creationTimestamp": "2023-11-14T22:13:20Z"}})
-    two = peerpod.parse({"metadata": {"name": "b", "creationTimestamp": "2023-11-14T22:13:20Z"}})
-    assert older.order < one.order < two.order
+def at(name: str, second: int, started: str = "") -> peerpod.PeerPodView:
+    created = f"2023-11-14T22:13:{second:02}Z"
+    status = {"startedAt": started} if started else {}
+    return peerpod.parse({"metadata": {"name": name, "creationTimestamp": created}, "status": status})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (at("b", 19), at("a", 20)),
+        (at("a", 20), at("b", 20)),
+        (at("b", 20, "2023-11-14T22:13:25Z"), at("a", 20, "2023-11-14T22:13:26Z")),
+        (at("a", 20, "2023-11-14T22:13:26Z"), at("b", 20)),
+    ],
+)
+def test_age_of_the_peer_pods_of_one_pod(one: peerpod.PeerPodView, other: peerpod.PeerPodView) -> None:
+    assert one.older_than(other) and not other.older_than(one) and not one.older_than(one)
 
 
 def _nodes(schema: dict[str, Any]) -> list[dict[str, Any]]:

@@ -198,6 +198,8 @@ class PeerPodView:
     last_error: str = ""
     instance_name: str = ""
     addresses: tuple[str, ...] = ()
+    started_at: float = 0.0
+    """Seconds since the epoch; 0 when its VM was never ready."""
     conditions: tuple[Mapping[str, Any], ...] = ()
     cleaned: bool = False
     """`status.cleand`, the existing system's spelling."""
@@ -221,10 +223,17 @@ class PeerPodView:
         """The condition of a type, or None."""
         return find_condition(self.conditions, kind)
 
-    @property
-    def order(self) -> tuple[float, str]:
-        """Sorts the PeerPods of one pod by age: creation times have whole seconds, names decide between equal ones."""
-        return (self.created, self.name)
+    def older_than(self, other: PeerPodView) -> bool:
+        """Which of two PeerPods of one pod came first.
+
+        Creation times have whole seconds: within one, the VM that was ready first is the older, and the name decides
+        what is left, so that every reader comes to the same answer.
+        """
+        if self.created != other.created:
+            return self.created < other.created
+        if self.started_at and other.started_at and self.started_at != other.started_at:
+            return self.started_at < other.started_at
+        return self.name < other.name
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -290,6 +299,7 @@ def parse(obj: Mapping[str, Any]) -> PeerPodView:
         last_error=_text(status, "lastError"),
         instance_name=_text(status, "instanceName"),
         addresses=tuple(one for one in _list(status.get("addresses")) if isinstance(one, str)),
+        started_at=parse_time(status.get("startedAt")) or 0.0,
         conditions=tuple(one for one in _list(status.get("conditions")) if isinstance(one, Mapping)),
         cleaned=status.get("cleand") is True,
     )
