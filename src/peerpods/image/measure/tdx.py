@@ -1,6 +1,7 @@
 """TDX: MRTD, and the events that make RTMR0 to RTMR2.
 
-Sources: Intel TDX module ABI (TDH.MEM.PAGE.ADD, TDH.MR.EXTEND); UEFI 2.10 section 38.4 (PCRs and registers); TCG PC client platform firmware profile (event data); edk2 and the Linux EFI stub for what they measure.
+Sources: Intel TDX module ABI (TDH.MEM.PAGE.ADD, TDH.MR.EXTEND); UEFI 2.10 section 38.4 (PCRs and registers); TCG PC
+client platform firmware profile (event data); edk2 and the Linux EFI stub for what they measure.
 
 MRTD depends on the firmware file and on the order in which the VMM adds pages. RTMR1 and RTMR2 follow from the image;
 RTMR0 depends on the VM's shape (memory, devices, ACPI), so only those of its events are given that the image and the
