@@ -415,16 +415,13 @@ class RealCluster:
 def main() -> None:
     """Serve until Ctrl-C or SIGTERM."""
     done = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: done.set())
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started it with SIGINT ignored
+        signal.signal(number, lambda *_: done.set())
     with RealCluster() as cluster:
-        print(
-            f"Kubernetes {'.'.join(map(str, cluster.version))} at {cluster.host}; end it with Ctrl-C", file=sys.stderr
-        )
+        version = ".".join(map(str, cluster.version))
+        print(f"Kubernetes {version} at {cluster.host}; end it with Ctrl-C", file=sys.stderr)
         print(f"export KUBECONFIG={cluster.kubeconfig()}", flush=True)
-        try:
-            done.wait()
-        except KeyboardInterrupt:
-            print("", file=sys.stderr)
+        done.wait()
 
 
 if __name__ == "__main__":
