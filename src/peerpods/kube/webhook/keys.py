@@ -1,0 +1,12 @@
+"""The pod annotations that size a VM: kata passes them on to the adaptor as they stand."""
+
+KATA = "io.katacontainers.config.hypervisor."
+VCPUS = KATA + "default_vcpus"
+MEMORY = KATA + "default_memory"
+"""MiB."""
+GPUS = KATA + "default_gpus"
+MACHINE_TYPE = KATA + "machine_type"
+INITDATA = KATA + "cc_init_data"
+"""base64 of gzip of TOML."""
+MIRROR = "kubernetes.io/config.mirror"
+"""On the mirror of a static pod: kubelet runs what is in its file, whatever the API server has."""
