@@ -85,16 +85,26 @@ def end(process: subprocess.Popen[bytes] | None, *, kill: bool = False, grace: f
 def wait_until(
     ready: Callable[[], bool], what: str, *, process: subprocess.Popen[bytes] | None, log: Path, timeout: float = 60.0
 ) -> None:
-    """Poll until `ready()`.
+    """Poll until `ready()`; an OSError of it counts as not yet.
 
     Raises:
-        LocalFailure: with the log's end, when the process has ended or the time is up.
+        LocalFailure: with the last such error and the log's end, when the process has ended or the time is up.
     """
     deadline = time.monotonic() + timeout
-    while not ready():
+    why = ""
+
+    def tried() -> bool:
+        nonlocal why
+        try:
+            return ready()
+        except OSError as error:
+            why = f" ({error})"
+            return False
+
+    while not tried():
         ended = process is not None and process.poll() is not None
         if ended or time.monotonic() > deadline:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else ""
-            how = f"it ended with {process.returncode}" if process and ended else f"not within {timeout:.0f} s"
+            how = f"it ended with {process.returncode}" if process and ended else f"not within {timeout:.0f} s{why}"
             raise LocalFailure(f"{what}: {how}\n{tail}", remedy=f"the whole log is {log}")
         time.sleep(0.05)
