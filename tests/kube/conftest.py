@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import itertools
 import subprocess
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytest_twisted
+import yaml
 
 from peerpods.errors import LocalFailure
+from peerpods.kube.objects.resources import CRDS, NAMESPACES
 from tests.kube.cluster import RealCluster, assets, client_tools, has_controllers, version_of
+from tests.kube.conformance.api import Api
+from tests.kube.double import Double
 
 HERE = Path(__file__).parent
 _not_shown: list[str] = []
@@ -105,3 +112,56 @@ def kubectl(cluster: RealCluster, tmp_path: Path) -> Tool:
 def helm(cluster: RealCluster, tmp_path: Path) -> Tool:
     """Helm as the admin of the test cluster; fails the test unless `check=False`."""
     return _tool("helm", cluster, tmp_path)
+
+
+@pytest_twisted.async_yield_fixture
+async def double() -> AsyncIterator[Double]:
+    """A fresh in-memory API server on a loopback port, with our CRDs."""
+    from twisted.internet import reactor
+
+    running = Double(reactor)
+    for path in sorted((HERE.parents[1] / "k8s/base/crds").glob("*.yaml")):
+        for crd in yaml.safe_load_all(path.read_text()):
+            if crd and crd.get("kind") == "CustomResourceDefinition":
+                running.register(crd)
+    await running.start()
+    yield running
+    await running.stop()
+
+
+@pytest.fixture(params=["double", pytest.param("real", marks=pytest.mark.kube)])
+def api(request: pytest.FixtureRequest) -> Iterator[Api]:
+    """A client of the double, and (with the mark `kube`) of the real server with our CRDs; a namespace for the test."""
+    if request.param == "double":
+        double: Double = request.getfixturevalue("double")
+        client = Api(double.url)
+        client.double, client.namespace = double, "test"
+        double.seed(NAMESPACES, {"metadata": {"name": "test"}})
+    else:
+        cluster: RealCluster = request.getfixturevalue("cluster")
+        client = Api(cluster.host, token=cluster.token, ca_file=cluster.ca_file)
+        client.cluster, client.namespace = cluster, request.getfixturevalue("namespace")
+        request.getfixturevalue("our_crds")
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def our_crds(cluster: RealCluster) -> None:
+    """Our CRDs on the real server, served."""
+    for path in sorted((HERE.parents[1] / "k8s/base/crds").glob("*.yaml")):
+        for crd in yaml.safe_load_all(path.read_text()):
+            define(cluster, crd)
+
+
+def define(cluster: RealCluster, crd: dict[str, Any]) -> None:
+    """Create a CRD unless it is there, and wait until it is served."""
+    crds = CRDS.path()
+    name, spec = crd["metadata"]["name"], crd["spec"]
+    status, answer = cluster.request("POST", crds, crd)
+    assert status in (201, 409), answer
+    served = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
+    deadline = time.monotonic() + 20
+    while cluster.request("GET", served)[0] != 200:
+        assert time.monotonic() < deadline, f"{name} is not served"
+        time.sleep(0.1)
