@@ -7,6 +7,7 @@ import click
 from peerpods.cli.doctor import doctor
 from peerpods.cli.run import run
 from peerpods.cli.show import console, inspect, ps
+from peerpods.cli.uninstall import uninstall
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -15,7 +16,7 @@ def cli() -> None:
     """Pods in virtual machines of their own: run one, look at them, check this machine."""
 
 
-for command in (run, ps, inspect, console, doctor):
+for command in (run, ps, inspect, console, doctor, uninstall):
     cli.add_command(command)
 
 
