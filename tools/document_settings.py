@@ -9,6 +9,7 @@ from typing import Any
 from peerpods.clouds import registry
 from peerpods.config.fields import options_of
 from peerpods.config.settings import AdaptorSettings, AgentSettings, ForwarderSettings, GuestSettings, RelaySettings
+from peerpods.kube.client.settings import KubeSettings
 
 HEAD = """# Configuration
 
@@ -49,6 +50,7 @@ def document() -> str:
         table("[adaptor]: `twistd adaptor`", AdaptorSettings),
         table("[guest]: what the adaptor tells every VM", GuestSettings),
         table("[relay]: `twistd relay`", RelaySettings),
+        table("[kubernetes]: how a service reaches the API server", KubeSettings),
     ]
     for name in registry.names():
         parts.append(table(f"[provider.{name}]", registry.settings_class(name)))

@@ -14,7 +14,7 @@ from peerpods.adaptor.calls import Calls, Policy
 from peerpods.adaptor.executor import Executor, Place, World
 from peerpods.adaptor.hypervisor import PodVMInfo
 from peerpods.adaptor.journal import Journal
-from peerpods.adaptor.ports import LinkFacts, RelayAway, RelayForgot, RelayKeys
+from peerpods.adaptor.ports import Alone, ClusterPort, LinkFacts, RelayAway, RelayForgot, RelayKeys
 from peerpods.adaptor.requests import NAME, NAMESPACE
 from peerpods.adaptor.runner import Runner
 from peerpods.adaptor.sandbox import Sandbox, Secrets
@@ -379,6 +379,7 @@ class Scene:
     epoch: float = 1_000_000.0
     adaptor: Adaptor = attrs.field(init=False)
     journal_errors: list[Exception] = attrs.field(factory=list)
+    make_cluster: Callable[[Crash], ClusterPort] = attrs.field(default=lambda _crash: Alone())
 
     def __attrs_post_init__(self) -> None:
         self.cloud = FakeCloud(self.clock)
@@ -411,6 +412,7 @@ class Scene:
             folders=FakeFolders(self.node, crash),
             place=Place(node="node-1", cluster="lab"),
             now=lambda: self.epoch + self.clock.seconds(),
+            cluster=self.make_cluster(crash),
         )
         executor = Executor(self.clock, world, journal)
         parts: dict[str, Any] = {}
@@ -425,6 +427,7 @@ class Scene:
         watch = Watch(self.clock, world, runner, calls, executor)
         parts["info"] = PodVMInfo(self.clock, runner)
         self.adaptor = Adaptor(runner, calls, watch, parts["info"], journal, crash, world)
+        spawn(world.cluster.start(watch.host()))
         runner.load(journal.load())
         watch.start()
         self.sync()

@@ -6,8 +6,9 @@ import fcntl
 import os
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
@@ -22,6 +23,7 @@ from peerpods.adaptor.guestfiles import GuestFiles
 from peerpods.adaptor.hypervisor import Hypervisor, PodVMInfo
 from peerpods.adaptor.journal import Journal
 from peerpods.adaptor.meters import Meters
+from peerpods.adaptor.ports import Alone, ClusterPort
 from peerpods.adaptor.problems import to_status
 from peerpods.adaptor.real import RealFolders, RealKeys, RealNetwork, RealUserData
 from peerpods.adaptor.relay_client import RelayClient
@@ -37,6 +39,9 @@ from peerpods.obs import ready
 from peerpods.obs.log import get_logger
 from peerpods.ttrpc import Server
 from peerpods.ttrpc.unix import listen_unix
+
+if TYPE_CHECKING:
+    from peerpods.kube.client.settings import KubeSettings
 
 log = get_logger("adaptor")
 GRACE = 1.0
@@ -61,6 +66,7 @@ class AdaptorService(Service):
         *,
         network: Any = None,
         folders: Any = None,
+        open_cluster: Callable[[Place, int], Awaitable[ClusterPort]] | None = None,
     ) -> None:
         self.settings = settings
         self.reactor = reactor
@@ -84,6 +90,8 @@ class AdaptorService(Service):
         self._info: PodVMInfo
         self._meters = Meters()
         self._provider_started = False
+        self._open_cluster = open_cluster
+        self._cluster: ClusterPort = Alone(settings.limit_per_node)
 
     def startService(self) -> Deferred[None]:
         """Start; fails with a PeerPodError, everything undone, when it cannot."""
@@ -117,7 +125,10 @@ class AdaptorService(Service):
         await self.provider.verify()
         if not self.provider.capabilities().isolated:
             log.warning("no_isolation", provider=self.provider.name, note="pods share this machine's kernel")
-        world = self._world()
+        place = Place(node=settings.node or socket.gethostname(), cluster=settings.cluster)
+        if self._open_cluster is not None:
+            self._cluster = await self._open_cluster(place, self.provider.capabilities().max_user_data)
+        world = self._world(place)
         executor = Executor(self.reactor, world, self._journal)
         self.runner = Runner(self.reactor, self._journal, executor, on_change=self._changed)
         policy = Policy(
@@ -144,13 +155,14 @@ class AdaptorService(Service):
         # The sockets come first: whoever loses the race for one must not have touched a sandbox.
         await self._listen(settings.socket, hypervisor)
         await self._listen(settings.admin, admin)
+        await self._cluster.start(self.watch.host())
         self.runner.load(records)
         assert self._relay is not None
         self._relay.start()
         self.watch.start()
         self._meters.start(self.reactor, self.runner, self._journal)
 
-    def _world(self) -> World:
+    def _world(self, place: Place) -> World:
         settings = self.settings
         self._relay = RelayClient(
             self.reactor,
@@ -170,8 +182,9 @@ class AdaptorService(Service):
                 registries_json=self._guest.registries_json,
             ),
             folders=self._folders,
-            place=Place(node=settings.node or socket.gethostname(), cluster=settings.cluster),
+            place=place,
             now=time.time,
+            cluster=self._cluster,
         )
 
     def _defer(self, function: Any) -> Deferred[Any]:
@@ -214,6 +227,7 @@ class AdaptorService(Service):
             settled = self.runner.when_settled()
             await settled.addTimeout(SETTLE, self.reactor, onTimeoutCancel=lambda _result, _timeout: None)
             self.runner.stop()
+        await self._cluster.stop()
         if self._relay is not None:
             await self._relay.stop()
         if self._provider_started:
@@ -260,6 +274,24 @@ def _lock_folder(state_dir: str) -> int:
     return descriptor
 
 
-def make_service(settings: AdaptorSettings, guest: GuestSettings, provider: Provider, reactor: Any) -> IService:
-    """The adaptor for the plugin; builds only, `startService` connects."""
-    return AdaptorService(settings, guest, provider, reactor)
+def make_service(
+    settings: AdaptorSettings,
+    guest: GuestSettings,
+    provider: Provider,
+    reactor: Any,
+    kubernetes: KubeSettings | None = None,
+) -> IService:
+    """The adaptor for the plugin; builds only, `startService` connects.
+
+    Args:
+        kubernetes: how to reach the API server; None for an adaptor without Kubernetes.
+    """
+    if kubernetes is None:
+        return AdaptorService(settings, guest, provider, reactor)
+
+    async def open_cluster(place: Place, max_user_data: int) -> ClusterPort:
+        from peerpods.adaptor.kube.connect import open_cluster as connect
+
+        return await connect(reactor, settings, kubernetes, place, provider.name, max_user_data)
+
+    return AdaptorService(settings, guest, provider, reactor, open_cluster=open_cluster)

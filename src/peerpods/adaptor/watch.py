@@ -12,7 +12,7 @@ from twisted.internet.task import LoopingCall
 from peerpods.adaptor.calls import Calls
 from peerpods.adaptor.events import Cause
 from peerpods.adaptor.executor import Executor, World
-from peerpods.adaptor.ports import LinkFacts
+from peerpods.adaptor.ports import Host, LinkFacts
 from peerpods.adaptor.runner import Runner
 from peerpods.adaptor.sandbox import LIVE, Sandbox
 from peerpods.adaptor.shims import ShimTracker, is_gone
@@ -190,6 +190,22 @@ class Watch:
             if error.kind is not CloudFailure.NOT_FOUND:
                 raise
         self._calls.end(record.id, Cause.INSTANCE_GONE, reason)
+
+    # The cluster
+
+    def host(self) -> Host:
+        """What the cluster's side may ask of this adaptor."""
+        return Host(
+            records=self._runner.sandboxes,
+            post=self._runner.post,
+            instances_of=self._executor.instances_of,
+            look_at_instance=self.look_at_instance,
+        )
+
+    async def look_at_instance(self, record: Sandbox) -> None:
+        """Ask the cloud for a sandbox's instance, and end the sandbox if it has gone; CloudError, DeadlineExceeded."""
+        if record.instance is not None:
+            await self._check_missing(record, record.instance.id)
 
     def _died(self, failure: Any) -> None:
         log.error("watch_died", error=failure.getTraceback())

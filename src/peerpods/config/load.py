@@ -14,7 +14,7 @@ from peerpods.config.resolve import Mistake, Resolved, describe, nearest, resolv
 
 T = TypeVar("T")
 
-TABLES = ("adaptor", "relay", "guest", "provider")
+TABLES = ("adaptor", "relay", "guest", "provider", "kubernetes", "peerpod-ctrl")
 
 
 class Mistakes(Exception):

@@ -70,6 +70,28 @@ class AdaptorSettings:
         "",
         "the interface that carries the tunnels; of the best default route if unset",
     )
+    kubernetes: str = f.option(
+        "kubernetes",
+        f.choice("auto", "on", "off"),
+        "auto",
+        "PeerPods, events on pods, pull secrets and the node's limit; auto: in a cluster or with a kubeconfig",
+    )
+    slow_after: float = f.option(
+        "slow-after", f.seconds(0, 3600), 30.0, "when a phase is called slow in the pod's events; 0 for never"
+    )
+    limit_per_node: int = f.option(
+        "limit-per-node",
+        f.integer(-1, 100000),
+        -1,
+        "how many peer pods this node takes, unless the node itself advertises a number; -1 for no limit",
+        env="PEERPODS_LIMIT_PER_NODE",
+    )
+    advertise_capacity: bool = f.option(
+        "advertise-capacity",
+        f.boolean(),
+        False,
+        "have the node advertise --limit-per-node, in a cluster without peerpodconfig-ctrl",
+    )
     log_format: str = f.option("log-format", f.choice("json", "console"), "json", "how log lines look")
 
 

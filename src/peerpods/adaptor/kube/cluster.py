@@ -146,8 +146,12 @@ class KubeCluster:
             if not after.pod_uid:
                 self._pods.look_at(after)
         except Exception:
-            log.error("cluster_fault", **after.named(), error=traceback.format_exc())
+            _report(after)
 
     def name_of(self, sandbox: Sandbox) -> str:
         """See `ClusterPort`."""
         return desired.name_of(sandbox) if sandbox.attempt else ""
+
+
+def _report(s: Sandbox) -> None:
+    log.error("cluster_fault", **s.named(), error=traceback.format_exc())

@@ -141,13 +141,14 @@ class PeerPods:
         sandbox = SandboxId(key)
         try:
             again = await self._sync(sandbox)
-        except ApiError as error:
+        except Exception as error:
             PEER_POD_WRITES.labels("failed").inc()
             self._settle(sandbox)
-            self._say(f"api-{error.status}", "peerpod_not_written", sandbox=sandbox, error=str(error))
+            kind = error.status if isinstance(error, ApiError) else type(error).__name__
+            self._say(f"failed-{kind}", "peerpod_not_written", sandbox=sandbox, error=str(error))
             raise
         self._settle(sandbox)
-        self._said.difference_update({one for one in self._said if one.startswith("api-")})
+        self._said.difference_update({one for one in self._said if one.startswith("failed-")})
         return again
 
     def _say(self, once: str, event: str, **facts: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from twisted.application.service import IService
@@ -20,6 +21,7 @@ from peerpods.clouds import registry
 from peerpods.config.load import Mistakes, read_file, sub_table
 from peerpods.config.resolve import Mistake, nearest
 from peerpods.config.settings import AdaptorSettings, GuestSettings
+from peerpods.kube.client.settings import KubeSettings
 
 need_asyncio_reactor("adaptor")
 
@@ -53,9 +55,20 @@ def chosen_provider(argv: list[str], environ: dict[str, str]) -> str:
     return name
 
 
+def uses_kubernetes(settings: AdaptorSettings, kube: KubeSettings, environ: Mapping[str, str]) -> bool:
+    """Whether the API server is to be used: as said, or in a pod of a cluster, or with a kubeconfig file."""
+    if settings.kubernetes != "auto":
+        return settings.kubernetes == "on"
+    return bool(kube.kubeconfig or environ.get("KUBERNETES_SERVICE_HOST"))
+
+
 def Options() -> ServiceOptions:
     """Flags of the adaptor and of the provider that the command line, environment or file names."""
-    tables: list[tuple[type[Any], str]] = [(AdaptorSettings, "adaptor"), (GuestSettings, "guest")]
+    tables: list[tuple[type[Any], str]] = [
+        (AdaptorSettings, "adaptor"),
+        (GuestSettings, "guest"),
+        (KubeSettings, "kubernetes"),
+    ]
     try:
         provider = chosen_provider(sys.argv, dict(os.environ))
     except Mistakes as error:
@@ -75,7 +88,7 @@ def makeService(options: ServiceOptions) -> IService:
     from peerpods.obs import ready, structured
     from peerpods.obs.http import make_http_service
 
-    settings, guest, provider_settings = options.settings
+    settings, guest, kube_settings, provider_settings = options.settings
     structured.set_up(settings.log_format, "adaptor")
 
     def make() -> IService:
@@ -84,6 +97,7 @@ def makeService(options: ServiceOptions) -> IService:
         if settings.probe_port:
             address = f"127.0.0.1:{settings.probe_port}"
         http = make_http_service(reactor, address, lambda: ready.is_ready(["adaptor"])) if address else None
-        return WithHttp(make_service(settings, guest, provider, reactor), http)
+        kube = kube_settings if uses_kubernetes(settings, kube_settings, os.environ) else None
+        return WithHttp(make_service(settings, guest, provider, reactor, kube), http)
 
     return Guarded("adaptor", make, reactor)
