@@ -43,7 +43,7 @@ def _key(facts: Mapping[str, object]) -> str:
 
 def base_key() -> str:
     """Of the layer that our own source is not in: packages, wheels, and how they are laid down."""
-    engine = [ENGINE / name for name in ("inputs.py", "debian.py", "base.py", "wheels.py", "run.py")]
+    engine = [ENGINE / name for name in ("inputs.json", "inputs.py", "debian.py", "base.py", "wheels.py", "run.py")]
     facts = {"engine": digest_files([f.relative_to(ENGINE) for f in engine], ENGINE), "wheels": _text(REQUIREMENTS)}
     return _key(facts)
 
@@ -51,7 +51,10 @@ def base_key() -> str:
 def content_key(agent: Mapping[str, object]) -> str:
     """Of the whole image."""
     files = (
-        file.relative_to(ENGINE) for file in ENGINE.rglob("*") if file.suffix in (".py", ".sh") or file.name == "fstab"
+        file.relative_to(ENGINE)
+        for folder in (ENGINE, ENGINE / "guest")
+        for file in folder.glob("*")
+        if file.suffix in (".py", ".sh", ".json") or file.name == "fstab"
     )
     engine = sorted(file for file in files if file.name not in _NOT_CONTENT)
     facts = {
