@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import succeed
+from twisted.internet.defer import maybeDeferred
 from twisted.web.resource import Resource as WebResource
 from twisted.web.server import NOT_DONE_YET, Site
 
@@ -81,7 +81,8 @@ class Rig:
 
     async def stop(self) -> None:
         await self.kube.close()
-        await self.port.stopListening()
-        for channel in list(getattr(self.site, "channels", ())):
-            channel.abortConnection()
-        await succeed(None)
+        await maybeDeferred(self.port.stopListening)
+        for request in self.server.requests:
+            channel = getattr(request, "channel", None)
+            if channel is not None and channel.transport is not None:
+                channel.transport.abortConnection()

@@ -130,7 +130,7 @@ async def test_a_refusal_says_which_right_is_missing(rig):
     error = caught.value
     assert error.forbidden and not error.passing and not error.namespace_terminating
     assert str(error) == (
-        "cannot patch pods/status a in namespace 'ns': pods is forbidden: no (this identity lacks the right: "
+        "cannot patch pods/status 'a' in namespace 'ns': pods is forbidden: no (this identity lacks the right: "
         "verb 'patch' on pods, subresource 'status' in namespace 'ns'; see its Role or ClusterRole)"
     )
     assert len(one.server.seen) == 1
@@ -189,7 +189,7 @@ async def test_a_cut_connection_is_tried_again_for_a_read_only(rig):
     def answer(request):
         if cuts:
             cuts.pop()
-            request.channel.abortConnection()
+            request.channel.transport.abortConnection()
             return NOT_DONE_YET
         return {"ok": 1}
 

@@ -6,6 +6,7 @@ import enum
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from peerpods.kube.client.codec import Page
 from peerpods.kube.objects.resources import Resource
 
 Json = dict[str, Any]
@@ -45,6 +46,26 @@ class KubeApi(Protocol):
         limit: int = 500,
         shrink: Callable[[Json], Any] | None = None,
     ) -> tuple[Items, str]: ...
+
+    async def page(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        limit: int = 500,
+        token: str = "",
+        timeout: float = 30.0,
+    ) -> Page: ...
+
+    async def watch(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        query: Sequence[tuple[str, str]],
+        receive: Callable[[bytes], None],
+    ) -> None: ...
 
     async def create(
         self, resource: Resource, body: Json, namespace: str | None = None, *, dry_run: bool = False
