@@ -142,6 +142,11 @@ if [ ! -x "$assets/etcd" ] || [ ! -e "$client_folder/.done" ]; then
     exec 9>&-
     say "done: $assets and $client_folder"
 fi
+# The cache stays small: what no run has used for two weeks goes.
+touch "$client_folder"
+[ -n "${KUBEBUILDER_ASSETS:-}" ] || touch "$assets"
+find "$cache" -maxdepth 1 -type d -regextype posix-extended -regex '.*/(kube|kubectl)-[0-9a-f]{12}' -mtime +14 \
+    -exec rm -rf {} +
 if [ "${1:-}" = --serve ]; then
     cd "$top"
     KUBEBUILDER_ASSETS=$assets exec "$(tools/venv.sh --path)/bin/python" -m tests.kube.cluster
