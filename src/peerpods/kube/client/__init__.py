@@ -9,6 +9,7 @@ from peerpods.kube.client.kube import Kube, connect
 from peerpods.kube.client.queue import WorkQueue
 from peerpods.kube.client.recorder import EventRecorder
 from peerpods.kube.client.reference import owner_reference, reference
+from peerpods.kube.client.rights import hold, release
 from peerpods.kube.client.settings import KubeSettings
 from peerpods.kube.client.store import Change, key_of
 
@@ -25,8 +26,10 @@ __all__ = [
     "PatchKind",
     "WorkQueue",
     "connect",
+    "hold",
     "key_of",
     "micro_time",
     "owner_reference",
     "reference",
+    "release",
 ]

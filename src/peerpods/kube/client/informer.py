@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from peerpods.kube.client import metrics
 from peerpods.kube.client.api import KubeApi
-from peerpods.kube.client.errors import TIMEOUT, ApiError
+from peerpods.kube.client.errors import MALFORMED, TIMEOUT, ApiError
 from peerpods.kube.client.lines import LineSplitter, LineTooLong
 from peerpods.kube.client.pause import in_slices, sleep
 from peerpods.kube.client.reflector import Command, ListPage, Reflector, Wait, Watch, query
@@ -107,8 +107,7 @@ class Informer:
         metrics.INFORMER_OBJECTS.labels(self._resource.plural).set(0)
 
     def _broke(self, failure: Failure) -> None:
-        if not failure.check(CancelledError):  # type: ignore[no-untyped-call]
-            _log.error("informer_broke", resource=self._resource.plural, error=failure.getTraceback())
+        failure.trap(CancelledError)  # type: ignore[no-untyped-call]
 
     # -- the loop
 
@@ -126,6 +125,12 @@ class Informer:
             except ApiError as error:
                 self._complain(command, error)
                 self._core.failed(error, self._reactor.seconds())
+            except CancelledError:
+                raise
+            except Exception as error:
+                # An object without a name, say: nothing this loop may end for.
+                _log.error("informer_confused", resource=self._resource.plural, error=traceback.format_exc())
+                self._core.failed(ApiError(f"not understood: {error!r}", reason=MALFORMED), self._reactor.seconds())
 
     async def _list(self, command: ListPage) -> None:
         if not command.token:

@@ -38,8 +38,8 @@ class LineSplitter:
             if end < 0:
                 break
             piece = data[start:end]
+            self._check(len(piece))
             if self._pieces:
-                self._check(len(piece))
                 self._pieces.append(piece)
                 piece = b"".join(self._pieces)
                 self._pieces.clear()
