@@ -143,7 +143,7 @@ class KubeCluster:
         try:
             self._peerpods.changed(before, after)
             self._speaker.changed(before, after)
-            if not after.pod_uid:
+            if before is None or not after.pod_uid:
                 self._pods.look_at(after)
         except Exception:
             _report(after)

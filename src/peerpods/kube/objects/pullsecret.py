@@ -78,7 +78,7 @@ def credentials(secret: Mapping[str, Any]) -> Auths:
         BadSecret: another type, no such key, bad base64, bad JSON, or no credentials in it.
     """
     kind = secret.get("type") or "Opaque"
-    key = _KEYS.get(kind)
+    key = _KEYS.get(kind) if isinstance(kind, str) else None
     if key is None:
         raise BadSecret(f"it has type {kind}, which is none of {DOCKER_CONFIG_JSON} and {DOCKER_CFG}")
     data = secret.get("data")
