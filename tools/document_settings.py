@@ -10,6 +10,8 @@ from peerpods.clouds import registry
 from peerpods.config.fields import options_of
 from peerpods.config.settings import AdaptorSettings, AgentSettings, ForwarderSettings, GuestSettings, RelaySettings
 from peerpods.kube.client.settings import KubeSettings
+from peerpods.kube.webhook.settings import WebhookSettings
+from peerpods.kube.peerpod.settings import PeerPodCtrlSettings
 
 HEAD = """# Configuration
 
@@ -50,6 +52,8 @@ def document() -> str:
         table("[adaptor]: `twistd adaptor`", AdaptorSettings),
         table("[guest]: what the adaptor tells every VM", GuestSettings),
         table("[relay]: `twistd relay`", RelaySettings),
+        table("[webhook]: `twistd webhook`", WebhookSettings),
+        table("[peerpod-ctrl]: `twistd peerpod-ctrl`", PeerPodCtrlSettings),
         table("[kubernetes]: how a service reaches the API server", KubeSettings),
     ]
     for name in registry.names():

@@ -14,3 +14,12 @@ forwarder = ServiceMaker(
 agent = ServiceMaker(
     "peer pods development agent", "peerpods.cli.services.agent", "Runs containers where no kata-agent is", "agent"
 )
+peerpod_ctrl = ServiceMaker(
+    "peer pods controller",
+    "peerpods.cli.services.peerpod_ctrl",
+    "Deletes VMs that a gone pod or a gone node left",
+    "peerpod-ctrl",
+)
+webhook = ServiceMaker(
+    "peer pods webhook", "peerpods.cli.services.webhook", "Sizes the VM of each peer pod at its admission", "webhook"
+)

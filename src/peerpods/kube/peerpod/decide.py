@@ -33,6 +33,8 @@ DELETING, CLOUD_ERROR, UNUSABLE, UNKNOWN, GONE = (
     "Gone",
 )
 """Reasons of the condition Deleted."""
+WATCH_EVERY = 60.0
+"""Seconds between looks at a pod that kubelet still ends."""
 
 
 def decide(view: PeerPodView, facts: Facts, now: float, limits: Limits, *, cluster: str = "") -> Decision:
@@ -99,6 +101,8 @@ def adaptor_has_until(view: PeerPodView, facts: Facts, limits: Limits) -> float:
     if facts.node is None or facts.node.state is not Known.PRESENT or not facts.node.ready:
         return 0.0
     since = view.deleting_since or 0.0
+    if facts.deleting_seen_at:
+        since = min(since, facts.deleting_seen_at)  # the API server's clock may be ahead of ours
     if facts.pod is not None and facts.pod.state is Known.PRESENT and facts.pod.ends_at is not None:
         since = max(since, facts.pod.ends_at)
     return since + limits.adaptor_grace
@@ -117,7 +121,7 @@ def _dying(view: PeerPodView, facts: Facts, now: float, limits: Limits, cluster:
         return Decision((Ask(Question.POD),))
     wait = adaptor_has_until(view, facts, limits) - now
     if wait > 0 and not progress.began:
-        return Decision(again=wait)
+        return Decision(again=min(wait, WATCH_EVERY))
     if facts.provider.unknown:
         return _helpless(view, facts, now, limits, cluster)
     return _in_the_cloud(view, facts, now, limits, cluster)

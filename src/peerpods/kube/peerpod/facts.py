@@ -67,6 +67,8 @@ class Facts:
     pod: PodFact | None = None
     pod_asked_at: float = 0.0
     """When the pod was last asked for."""
+    deleting_seen_at: float = 0.0
+    """When we first saw that the object is being deleted, by our own clock; 0: not known."""
     node: NodeFact | None = None
     node_confirmed: bool | None = None
     """For an absent node: whether the API server itself, not only our cache, says so."""

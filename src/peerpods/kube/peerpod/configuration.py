@@ -1,0 +1,122 @@
+"""The providers' settings, read again whenever they are needed: environment, mounted files, configuration file.
+
+A process's environment never changes, so credentials that shall change without a restart come as files: a Secret
+mounted at --provider-dir, each key a file named like the environment variable. kubelet swaps the files of such a
+mount some seconds after the Secret; the next use of the provider sees it and makes the provider anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from peerpods.clouds import registry
+from peerpods.config.load import Mistakes, read_file, sub_table
+from peerpods.config.resolve import nearest, resolve
+from peerpods.errors import ConfigError
+
+FILES_MAX, FILE_MAX = 256, 1 << 16
+"""Files of a folder that are looked at, and bytes of each."""
+
+
+def read_folder(folder: Path) -> dict[str, str]:
+    """File name to content, without the newline at its end; {} when there is no such folder.
+
+    Hidden entries, folders, and what cannot be read as text are passed over: kubelet's own `..data` is among them.
+    """
+    found: dict[str, str] = {}
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return {}
+    for entry in entries[:FILES_MAX]:
+        if entry.name.startswith(".") or not entry.is_file():
+            continue
+        try:
+            with entry.open("rb") as file:
+                found[entry.name] = file.read(FILE_MAX).decode().removesuffix("\n")
+        except (OSError, UnicodeDecodeError):
+            continue
+    return found
+
+
+@attrs.frozen
+class Configured:
+    """One provider's settings, and a mark that differs when they do."""
+
+    settings: Any
+    mark: str
+
+
+@attrs.frozen(kw_only=True)
+class Configuration:
+    """Where the settings of providers come from; later sources win."""
+
+    path: str = ""
+    """The TOML file with tables [provider.NAME], or nothing."""
+    folder: str = ""
+    """--provider-dir, or nothing."""
+    environ: Mapping[str, str] = attrs.field(factory=dict)
+
+    def sources(self, name: str) -> tuple[dict[str, str], Mapping[str, object]]:
+        """Environment with the files over it, and the TOML table."""
+        environ = dict(self.environ)
+        if self.folder:
+            environ |= read_folder(Path(self.folder))
+            environ |= read_folder(Path(self.folder, name))
+        return environ, sub_table(read_file(self.path), f"provider.{name}")
+
+    def read(self, name: str) -> Configured:
+        """The settings of a provider as they are now. Blocking, but only small local files.
+
+        Raises:
+            ConfigError: when there is no such provider, or a setting of it is wrong; names the setting.
+        """
+        settings_class = registry.settings_class(name)
+        try:
+            environ, table = self.sources(name)
+        except Mistakes as error:
+            raise ConfigError(str(error)) from None
+        found = resolve(settings_class, flags={}, environ=environ, table=table, table_name=f"provider.{name}")
+        if found.settings is None:
+            raise ConfigError(
+                "; ".join(str(mistake) for mistake in found.mistakes),
+                setting=f"provider.{name}",
+                remedy=f"mend the settings of provider {name} of peerpod-ctrl; they are read again at the next try",
+            )
+        # SDKs read credentials from files and variables of their own: any change among ours makes the provider anew.
+        parts = (attrs.astuple(found.settings), sorted(environ.items()))
+        return Configured(found.settings, hashlib.sha256(repr(parts).encode()).hexdigest())
+
+    def named(self) -> list[str]:
+        """Providers that have a table in the file or a subfolder, in order of name."""
+        try:
+            tables = sub_table(read_file(self.path), "provider")
+        except Mistakes:
+            tables = {}
+        names = set(tables)
+        if self.folder:
+            names |= {name for name in registry.names() if Path(self.folder, name).is_dir()}
+        return sorted(names & set(registry.names()))
+
+
+def unknown_provider(name: str, namespace: str) -> str:
+    """Why a provider cannot be had, in words; empty when it can be."""
+    if name in registry.names():
+        return ""
+    known = ", ".join(registry.names())
+    if not name:
+        return (
+            "the PeerPod names no provider, and peerpod-ctrl has none by default: set spec.cloudProvider, or give "
+            "peerpod-ctrl CLOUD_PROVIDER"
+        )
+    close = nearest(name, registry.names())
+    hint = f" (did somebody mean {close!r}?)" if close else ""
+    return (
+        f"there is no provider {name!r}{hint}; known: {known}. Delete the VM, then the object's finalizer, by hand, or "
+        f"run a controller that knows {name!r}; namespace {namespace} cannot go before that"
+    )
