@@ -10,8 +10,9 @@ from peerpods.clouds import registry
 from peerpods.config.fields import options_of
 from peerpods.config.settings import AdaptorSettings, AgentSettings, ForwarderSettings, GuestSettings, RelaySettings
 from peerpods.kube.client.settings import KubeSettings
-from peerpods.kube.webhook.settings import WebhookSettings
 from peerpods.kube.peerpod.settings import PeerPodCtrlSettings
+from peerpods.kube.peerpodconfig.settings import PeerPodConfigCtrlSettings
+from peerpods.kube.webhook.settings import WebhookSettings
 
 HEAD = """# Configuration
 
@@ -54,6 +55,7 @@ def document() -> str:
         table("[relay]: `twistd relay`", RelaySettings),
         table("[webhook]: `twistd webhook`", WebhookSettings),
         table("[peerpod-ctrl]: `twistd peerpod-ctrl`", PeerPodCtrlSettings),
+        table("[peerpodconfig-ctrl]: `twistd peerpodconfig-ctrl`", PeerPodConfigCtrlSettings),
         table("[kubernetes]: how a service reaches the API server", KubeSettings),
     ]
     for name in registry.names():

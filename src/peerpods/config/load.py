@@ -14,7 +14,7 @@ from peerpods.config.resolve import Mistake, Resolved, describe, nearest, resolv
 
 T = TypeVar("T")
 
-TABLES = ("adaptor", "relay", "guest", "provider", "kubernetes", "peerpod-ctrl")
+TABLES = ("adaptor", "relay", "guest", "provider", "kubernetes", "peerpod-ctrl", "peerpodconfig-ctrl")
 
 
 class Mistakes(Exception):

@@ -20,6 +20,12 @@ peerpod_ctrl = ServiceMaker(
     "Deletes VMs that a gone pod or a gone node left",
     "peerpod-ctrl",
 )
+peerpodconfig_ctrl = ServiceMaker(
+    "peer pods cluster set-up",
+    "peerpods.cli.services.peerpodconfig_ctrl",
+    "Sets a cluster up for peer pods as its PeerPodConfig says, and keeps it so",
+    "peerpodconfig-ctrl",
+)
 webhook = ServiceMaker(
     "peer pods webhook", "peerpods.cli.services.webhook", "Sizes the VM of each peer pod at its admission", "webhook"
 )

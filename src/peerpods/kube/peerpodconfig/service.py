@@ -1,0 +1,129 @@
+"""`twistd peerpodconfig-ctrl`: leads or waits to lead, and ends well."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+
+from peerpods.aio import spawn
+from peerpods.kube.client import EventRecorder, KubeApi, KubeSettings, LeaderElection, connect
+from peerpods.kube.objects.names import PEER_POD_CONFIG_CTRL
+from peerpods.kube.peerpodconfig import ending
+from peerpods.kube.peerpodconfig.controller import Controller, started
+from peerpods.kube.peerpodconfig.metrics import LEADER
+from peerpods.kube.peerpodconfig.settings import PeerPodConfigCtrlSettings
+from peerpods.obs import ready
+from peerpods.obs.log import get_logger
+
+log = get_logger("peerpodconfig")
+
+
+def default_image() -> str:
+    """`peerpods:VERSION`."""
+    try:
+        return f"peerpods:{version('peerpods')}"
+    except PackageNotFoundError:
+        return "peerpods"
+
+
+class PeerPodConfigService(Service):
+    """The controller's process."""
+
+    def __init__(self, settings: PeerPodConfigCtrlSettings, kube_settings: KubeSettings, reactor: Any) -> None:
+        self._settings = settings
+        self._kube_settings = kube_settings
+        self._reactor = reactor
+        self._kube: KubeApi | None = None
+        self._recorder: EventRecorder | None = None
+        self._election: LeaderElection | None = None
+        self._starting: Deferred[None] | None = None
+        self._installed = False
+        self.controller: Controller | None = None
+        """While this process leads."""
+
+    def startService(self) -> Deferred[None]:
+        """Begin; fails with ConfigError when the API server's credentials cannot be read."""
+        super().startService()  # type: ignore[no-untyped-call]
+        return spawn(self._start())
+
+    async def _start(self) -> None:
+        settings = self._settings
+        self._kube = kube = await connect(self._reactor, self._kube_settings, component=PEER_POD_CONFIG_CTRL)
+        who = settings.identity or socket.gethostname()
+        self._recorder = EventRecorder(self._reactor, kube, component=PEER_POD_CONFIG_CTRL, instance=who)
+        self._installed = await ending.is_installed(kube, settings.namespace)
+        self._election = LeaderElection(
+            self._reactor,
+            kube,
+            name=PEER_POD_CONFIG_CTRL,
+            namespace=settings.namespace,
+            identity=f"{who}_{secrets.token_hex(4)}",
+            on_started=self._lead,
+            on_stopped=self._follow,
+        )
+        self._election.start()
+        ready.mark(PEER_POD_CONFIG_CTRL)
+
+    def stopService(self) -> Deferred[None]:
+        """End. When our own installation is being deleted, finish the deletions under way first, within a bound."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        return spawn(self._stop())
+
+    async def _stop(self) -> None:
+        ready.unmark(PEER_POD_CONFIG_CTRL)
+        if self._kube is None:
+            return
+        if self.controller is not None and self.controller.held():
+            what = await ending.going(self._kube, self._settings.namespace, installed=self._installed)
+            if what.what:
+                await ending.finish(
+                    self._reactor, self.controller, what, bound=self._settings.finish, sleep=self._sleep
+                )
+        if self._election is not None:
+            await self._election.stop()
+        if self._recorder is not None:
+            await self._recorder.flush(timeout=3.0)
+            self._recorder.stop()
+        await self._kube.close()
+
+    # -- leading
+
+    def _lead(self) -> None:
+        assert self._kube is not None
+        assert self._recorder is not None
+        LEADER.set(1)
+        log.info("leading", pid=os.getpid())
+        self.controller = Controller(
+            self._reactor,
+            self._kube,
+            self._recorder,
+            namespace=self._settings.namespace,
+            image=self._settings.image or default_image(),
+            resync=self._settings.resync,
+        )
+        self._starting = spawn(started(self._reactor, self.controller, self._sleep))
+        self._starting.addErrback(self._not_started)
+
+    async def _follow(self) -> None:
+        LEADER.set(0)
+        starting, self._starting = self._starting, None
+        if starting is not None:
+            starting.cancel()
+        controller, self.controller = self.controller, None
+        if controller is not None:
+            await controller.stop()
+        log.info("not_leading")
+
+    def _not_started(self, failure: Any) -> None:
+        if not failure.check(CancelledError):
+            log.error("start_broke", error=failure.getTraceback())
+
+    def _sleep(self, seconds: float) -> Deferred[None]:
+        return deferLater(self._reactor, seconds, lambda: None)
