@@ -17,7 +17,8 @@ from twisted.internet.task import Clock
 
 from peerpods.adaptor.executor import Place
 from peerpods.adaptor.kube.cluster import KubeCluster, Options, Tools
-from peerpods.aio import spawn
+from peerpods.adaptor.kube.peerpods import RETRY_MAX
+from peerpods.kube.client import WorkQueue
 from peerpods.kube.client.api import PatchKind
 from peerpods.kube.client.errors import ApiError
 from peerpods.kube.objects.conditions import time_text
@@ -298,57 +299,15 @@ class FakeInformer:
         self.on_change(SimpleNamespace(kind=kind, key=key, old=old, new=new))
 
 
-class FakeQueue:
-    """The work queue's contract on a Clock: one worker a key, coalescing, back-off."""
+def make_queue(clock: Clock, crash: Crash, work: Callable[[str], Awaitable[float | None]]) -> WorkQueue:
+    """The client's own queue; of a dead adaptor nothing goes on."""
 
-    def __init__(self, clock: Clock, crash: Crash, work: Callable[[str], Awaitable[float | None]]) -> None:
-        self.clock, self.crash, self.work = clock, crash, work
-        self.busy: set[str] = set()
-        self.again: set[str] = set()
-        self.failures: dict[str, int] = {}
-        self.timers: dict[str, Any] = {}
-        self.stopped = False
+    async def living(key: str) -> float | None:
+        if crash.dead:
+            await Deferred()
+        return await work(key)
 
-    def start(self) -> None: ...
-
-    async def stop(self) -> None:
-        self.stopped = True
-        for timer in self.timers.values():
-            timer.cancel()
-        self.timers.clear()
-
-    def add(self, key: str, delay: float = 0.0) -> None:
-        if self.stopped:
-            return
-        timer = self.timers.pop(key, None)
-        if timer is not None:
-            timer.cancel()
-        self.timers[key] = self.clock.callLater(delay, self._due, key)
-
-    def _due(self, key: str) -> None:
-        self.timers.pop(key, None)
-        if self.crash.dead:
-            return
-        if key in self.busy:
-            self.again.add(key)
-            return
-        self.busy.add(key)
-        spawn(self._run(key))
-
-    async def _run(self, key: str) -> None:
-        delay: float | None
-        try:
-            delay = await self.work(key)
-            self.failures.pop(key, None)
-        except Exception:
-            count = self.failures[key] = self.failures.get(key, 0) + 1
-            delay = min(30.0, 0.2 * 2 ** min(count, 20))
-        self.busy.discard(key)
-        if key in self.again:
-            self.again.discard(key)
-            self.add(key)
-        elif delay is not None and key not in self.timers:
-            self.add(key, delay)
+    return WorkQueue(clock, living, workers=8, cap=RETRY_MAX)
 
 
 class FakeRecorder:
@@ -379,7 +338,7 @@ def play_on(tmp_path: Any, **options: Any) -> tuple[Scene, FakeServer]:
             make_informer=lambda resource, _fields, shrink, change: FakeInformer(
                 server, crash, resource, shrink, change
             ),
-            make_queue=lambda work: FakeQueue(scene.clock, crash, work),
+            make_queue=lambda work: make_queue(scene.clock, crash, work),
             recorder=FakeRecorder(server, crash),
             close=close,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from peerpods.adaptor.kube.podwatch import Store
 from peerpods.aio import spawn
 from peerpods.config.settings import AdaptorSettings
 from peerpods.kube.client import EventRecorder, Informer, Kube, KubeSettings, WorkQueue, connect
-from peerpods.kube.objects.names import ADAPTOR
+from peerpods.kube.objects.names import ADAPTOR, GROUP
 from peerpods.kube.objects.resources import Resource
 
 WORKERS = 8
@@ -23,7 +24,7 @@ WORKERS = 8
 
 def tools(reactor: Any, kube: Kube, node: str) -> Tools:
     """The client's parts for this node."""
-    recorder = EventRecorder(reactor, kube, component=ADAPTOR, instance=node)
+    recorder = EventRecorder(reactor, kube, component=f"{GROUP}/{ADAPTOR}", instance=node)
 
     def make_informer(
         resource: Resource, fields: str, shrink: Callable[[Any], Any], on_change: Callable[[Any], None]
@@ -34,10 +35,8 @@ def tools(reactor: Any, kube: Kube, node: str) -> Tools:
         return WorkQueue(reactor, work, workers=WORKERS, cap=RETRY_MAX)
 
     async def close() -> None:
-        try:
+        with contextlib.suppress(DeferredTimeout):  # the API server is away: what is left to say is lost
             await spawn(recorder.flush()).addTimeout(FLUSH, reactor)
-        except DeferredTimeout:
-            pass  # the API server is away: these events are lost, as the recorder has said
         recorder.stop()
         await kube.close()
 

@@ -36,7 +36,9 @@ PERIOD = 300.0
 class Store(Protocol):
     """What is used of `peerpods.kube.client.Informer`."""
 
-    store: Mapping[str, Any]
+    @property
+    def store(self) -> Mapping[str, Any]:
+        """Key to shrunk object."""
 
     def start(self) -> Any:
         """Begin; a Deferred that fires at the first whole list."""
