@@ -226,3 +226,26 @@ def test_nothing_is_left_after_a_start_that_fails() -> None:
         cluster.start()
     assert not cluster.pids
     assert not cluster.state.exists()
+
+
+def test_an_empty_string_in_a_custom_resource_is_one(cluster: RealCluster, namespace: str) -> None:
+    schema = {"type": "object", "properties": {"spec": {"type": "object", "properties": {"a": {"type": "string"}}}}}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    names = {"plural": "empties", "kind": "Empty"}
+    spec = {"group": "test.example.org", "scope": "Namespaced", "names": names, "versions": [version]}
+    crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    cluster.must("POST", crds, {"metadata": {"name": "empties.test.example.org"}, "spec": spec})
+    try:
+        path = f"/apis/test.example.org/v1/namespaces/{namespace}/empties"
+        until(lambda: cluster.request("GET", path)[0] == 200)
+        head = {"apiVersion": "test.example.org/v1", "kind": "Empty"}
+        made = until(
+            lambda: (
+                (got := cluster.request("POST", path, {**head, "metadata": {"name": "e"}, "spec": {"a": ""}}))[0] != 404
+                and got
+            )
+        )
+        assert (made[0], made[1].get("spec")) == (201, {"a": ""})
+        assert cluster.request("POST", path, {**head, "metadata": {"name": "n"}, "spec": {"a": 3}})[0] == 422
+    finally:
+        cluster.must("DELETE", f"{crds}/empties.test.example.org")
