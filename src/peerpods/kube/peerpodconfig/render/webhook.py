@@ -116,6 +116,7 @@ def _arguments(config: Config) -> list[str]:
     flags = {
         "runtime-classes": classes,
         "cert-dir": "" if config.webhook.self_managed else CERT_FOLDER,
+        "self-managed-tls": "true" if config.webhook.self_managed else "",
         "machine-types": ",".join(config.webhook.machine_types),
         "log-format": config.adaptor.log_format,
     }
