@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from peerpods.cli.doctor import doctor
+from peerpods.cli.image import image
 from peerpods.cli.run import run
 from peerpods.cli.show import console, inspect, ps
 from peerpods.cli.uninstall import uninstall
@@ -16,7 +17,7 @@ def cli() -> None:
     """Pods in virtual machines of their own: run one, look at them, check this machine."""
 
 
-for command in (run, ps, inspect, console, doctor, uninstall):
+for command in (run, ps, inspect, console, doctor, uninstall, image):
     cli.add_command(command)
 
 

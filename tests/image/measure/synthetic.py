@@ -44,12 +44,12 @@ def firmware(*, hashes: bool = True, tdx: bool = True, sev: bool = True) -> byte
     return bytes(data)
 
 
-def program(*, extra: bytes = b"") -> bytes:
+def program(*, extra: bytes = b"", linux: bytes = b"kernel" * 100) -> bytes:
     """A PE32+ file with the sections of a UKI, in another order than they are measured in."""
     sections = [
         (".osrel", b"ID=podvm\n"),
         (".cmdline", b"console=ttyS0 ro"),
-        (".linux", b"kernel" * 100),
+        (".linux", linux),
         (".initrd", b"initrd" * 50),
     ]
     header = bytearray(0x400)

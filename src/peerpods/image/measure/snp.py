@@ -7,6 +7,7 @@ Sources: SEV Secure Nested Paging firmware ABI, PAGE_INFO (8.17.2) and LAUNCH_UP
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -142,18 +143,33 @@ def launch_digest(firmware: Firmware, machine: Machine, files: KernelFiles | Non
 def launch_digests(
     firmware: Firmware, machines: Iterable[Machine], files: KernelFiles | None = None
 ) -> Iterator[tuple[Machine, bytes]]:
-    """As `launch_digest` for many shapes; the part that they share is computed once a VMM."""
+    """As `launch_digest` for many shapes; what they share is computed once (memory a VMM, further vCPUs a CPU)."""
+    chains: dict[Machine, list[bytes]] = {}
     shared: dict[Vmm, bytes] = {}
     for machine in machines:
         _check(firmware, machine, files)
         if machine.vmm not in shared:
             shared[machine.vmm] = _memory(firmware, machine.vmm, files)
-        digest = Digest()
-        digest.value = shared[machine.vmm]
-        for entry in (_RESET_VECTOR, *[firmware.reset_eip] * (machine.vcpus - 1)):
-            page = save_area(entry, CPU_MODELS[machine.cpu], machine.features, machine.vmm)
-            digest.add(PageType.VMSA, _VMSA_GPA, hashlib.sha384(page).digest())
-        yield machine, digest.value
+        kind = attrs.evolve(machine, vcpus=1)
+        if kind not in chains:
+            chains[kind] = [_next(shared[machine.vmm], machine, _RESET_VECTOR)]
+        chain = chains[kind]
+        while len(chain) < machine.vcpus:
+            chain.append(_next(chain[-1], machine, firmware.reset_eip))
+        yield machine, chain[machine.vcpus - 1]
+
+
+def _next(before: bytes, machine: Machine, entry: int) -> bytes:
+    """The digest after one more vCPU."""
+    digest = Digest()
+    digest.value = before
+    digest.add(PageType.VMSA, _VMSA_GPA, _area_hash(entry, CPU_MODELS[machine.cpu], machine.features, machine.vmm))
+    return digest.value
+
+
+@functools.cache
+def _area_hash(entry: int, cpu_signature: int, features: int, vmm: Vmm) -> bytes:
+    return hashlib.sha384(save_area(entry, cpu_signature, features, vmm)).digest()
 
 
 def _check(firmware: Firmware, machine: Machine, files: KernelFiles | None) -> None:
