@@ -25,6 +25,8 @@ LOOK_EVERY = 2.0
 """Seconds between two looks at what is still there."""
 SAY_EVERY = 15.0
 """Seconds after which an unchanged state is said again."""
+REST = 60.0
+"""Seconds of the whole time, at most, that are kept for what comes after the VMs."""
 OURS = f"app.kubernetes.io/part-of={names.PART_OF}"
 MADE = f"app.kubernetes.io/managed-by={names.PEER_POD_CONFIG_CTRL}"
 _CLUSTER_KINDS = (r.CLUSTER_ROLE_BINDINGS, r.CLUSTER_ROLES, r.PRIORITY_CLASSES)
@@ -92,6 +94,7 @@ class Removal:
     timeout: float = 300.0
     force: bool = False
     configs_only: bool = False
+    _began: float = attrs.field(default=0.0, init=False)
     _deadline: float = attrs.field(default=0.0, init=False)
     _outcome: Outcome = attrs.field(factory=Outcome, init=False)
 
@@ -102,7 +105,8 @@ class Removal:
             ConfigError: when Helm installed it, so that Helm must remove it.
             ApiError: when the API server refuses what the admin must be able to do.
         """
-        self._deadline = self.reactor.seconds() + self.timeout
+        self._began = self.reactor.seconds()
+        self._deadline = self._began + self.timeout - (0.0 if self.configs_only else min(REST, self.timeout / 4))
         if not self.configs_only and not self.force:
             await self._refuse_helms()
         if not await self._end_peer_pods():
@@ -205,12 +209,13 @@ class Removal:
         ]
         if patch:
             name = node["metadata"]["name"]
-            await self._quietly(self.kube.patch(r.NODES, name, patch, kind=PatchKind.JSON, subresource="status"))
-            self.say(f"took {names.EXTENDED_RESOURCE} off node {name}")
+            if await self._quietly(self.kube.patch(r.NODES, name, patch, kind=PatchKind.JSON, subresource="status")):
+                self.say(f"took {names.EXTENDED_RESOURCE} off node {name}")
 
     # -- what kustomize or Helm installed
 
     async def _end_base(self) -> None:
+        self._deadline = self._began + self.timeout
         namespace = await self._get(r.NAMESPACES, self.namespace)
         ours = namespace is not None and (namespace["metadata"].get("labels") or {}).get(
             "app.kubernetes.io/part-of"
@@ -281,7 +286,7 @@ class Removal:
                 self.say(f"waiting for {what}: {state}")
                 said, at = state, now
             if now >= self._deadline:
-                self.say(f"{what}: not gone after {self.timeout:.0f} s")
+                self.say(f"{what}: not gone after {now - self._began:.0f} s")
                 return False
             await deferLater(self.reactor, min(LOOK_EVERY, max(0.0, self._deadline - now)), lambda: None)
 
