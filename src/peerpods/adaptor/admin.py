@@ -21,8 +21,12 @@ CONSOLE_BYTES = 65536
 CHUNK = 32768
 
 
-def describe(record: Sandbox, now: float) -> pb.Sandbox:
-    """A record as `peerpods ps` shows it."""
+def describe(record: Sandbox, now: float, peer_pod: str = "") -> pb.Sandbox:
+    """A record as `peerpods ps` shows it.
+
+    Args:
+        peer_pod: what the cluster calls it.
+    """
     instance = record.instance
     error = "; ".join(part for part in (record.last_error, record.trouble) if part)
     return pb.Sandbox(
@@ -35,13 +39,15 @@ def describe(record: Sandbox, now: float) -> pb.Sandbox:
         addresses=list(instance.addresses) if instance else [],
         age_s=max(0.0, round(now - record.created_at, 3)),
         last_error=error,
+        pod_uid=record.pod_uid,
+        peer_pod=peer_pod,
     )
 
 
-def inspect(record: Sandbox, now: float) -> pb.InspectResponse:
+def inspect(record: Sandbox, now: float, peer_pod: str = "") -> pb.InspectResponse:
     """A record as `peerpods inspect` shows it."""
     return pb.InspectResponse(
-        sandbox=describe(record, now),
+        sandbox=describe(record, now, peer_pod),
         history=[pb.HistoryEntry(at=e.at, state=e.state, reason=e.reason) for e in record.history],
         vni=record.vni,
         netns=record.netns,
@@ -83,11 +89,13 @@ class Admin:
         """All sandboxes but the ended, oldest first."""
         now = self._world.now()
         records = sorted(self._runner.living(), key=lambda r: r.created_at)
-        return pb.PsResponse(sandboxes=[describe(record, now) for record in records])
+        name_of = self._world.cluster.name_of
+        return pb.PsResponse(sandboxes=[describe(record, now, name_of(record)) for record in records])
 
     async def inspect(self, _ctx: CallContext, request: pb.InspectRequest) -> pb.InspectResponse:
         """One sandbox, ended ones too."""
-        return inspect(self.find(request.sandbox), self._world.now())
+        record = self.find(request.sandbox)
+        return inspect(record, self._world.now(), self._world.cluster.name_of(record))
 
     def find(self, prefix: str) -> Sandbox:
         """The sandbox with this id, or the only one whose id begins so; one that lives before those that ended.

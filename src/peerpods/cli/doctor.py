@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import click
@@ -145,6 +146,7 @@ def check_config(path: str) -> Finding:
     from peerpods.clouds import registry
     from peerpods.config.load import Loader, Mistakes, read_file
     from peerpods.config.settings import AdaptorSettings, GuestSettings, RelaySettings
+    from peerpods.kube.client.settings import KubeSettings
 
     if not path:
         return Finding("configuration", OK, "no file given: flags, environment and defaults count")
@@ -153,6 +155,7 @@ def check_config(path: str) -> Finding:
         settings = loader.section(AdaptorSettings, "adaptor")
         loader.section(RelaySettings, "relay")
         loader.section(GuestSettings, "guest")
+        loader.section(KubeSettings, "kubernetes")
         if settings is not None and settings.provider in registry.names():
             loader.section(registry.settings_class(settings.provider), f"provider.{settings.provider}")
         loader.check_providers(registry.names())
@@ -162,12 +165,45 @@ def check_config(path: str) -> Finding:
     return Finding("configuration", OK, f"{path} is in order")
 
 
+def check_cluster(kubeconfig: str) -> Finding:
+    """Does the API server answer, and may this identity do what the adaptor does."""
+    if not kubeconfig and not os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return Finding("kubernetes", OK, "not used: no --kubeconfig, and this is no pod of a cluster")
+    from peerpods.adaptor.kube.rights import missing_rights
+    from peerpods.cli.reacting import run_reactor
+    from peerpods.errors import PeerPodError
+    from peerpods.kube.client import Kube, KubeSettings, connect
+
+    async def ask(reactor: Any) -> tuple[Kube, list[str]]:
+        kube = await connect(reactor, KubeSettings(kubeconfig=kubeconfig), component="doctor")
+        try:
+            return kube, await missing_rights(kube)
+        finally:
+            await kube.close()
+
+    try:
+        kube, missing = run_reactor(ask)
+    except PeerPodError as error:
+        return Finding("kubernetes", BAD, error.message, error.remedy or "see --kubeconfig")
+    if missing:
+        return Finding(
+            "kubernetes",
+            BAD,
+            f"{kube.url} answers; not allowed: {', '.join(missing)}",
+            "see ClusterRole peerpods-adaptor",
+        )
+    return Finding("kubernetes", OK, f"{kube.url} answers and allows what the adaptor does")
+
+
 @click.command()
 @click.option("--config", default="", help="the configuration file to check")
 @click.option("--socket", default="/run/peerpod/hypervisor.sock", show_default=True, help="the adaptor's socket")
 @click.option("--relay", default="/run/peerpod/relay.sock", show_default=True, help="the relay's control socket")
+@click.option(
+    "--kubeconfig", default="", envvar="KUBECONFIG", help="how to reach the cluster, unless in one of its pods"
+)
 @click.option("--json", "as_json", is_flag=True, help="JSON for programs")
-def doctor(config: str, socket: str, relay: str, as_json: bool) -> None:
+def doctor(config: str, socket: str, relay: str, kubeconfig: str, as_json: bool) -> None:
     """Check whether this machine can run peer pods. Exit code 1 when something needed is missing."""
     findings = [
         check_root(),
@@ -178,6 +214,7 @@ def doctor(config: str, socket: str, relay: str, as_json: bool) -> None:
         check_socket(socket, "adaptor"),
         check_socket(relay, "relay"),
         check_config(config),
+        check_cluster(kubeconfig),
     ]
     if as_json:
         print(json.dumps([attrs.asdict(finding) for finding in findings]))

@@ -65,7 +65,7 @@ def ask(path: str, method: str, request: Any, answer: type[Any]) -> Any:
 
 
 def sandbox_object(found: admin_pb2.Sandbox) -> dict[str, Any]:
-    """The JSON object of one sandbox."""
+    """The JSON object of one sandbox; without Kubernetes it has neither pod_uid nor peer_pod."""
     return {
         "sandbox": found.sandbox,
         "pod": found.pod,
@@ -76,6 +76,7 @@ def sandbox_object(found: admin_pb2.Sandbox) -> dict[str, Any]:
         "addresses": list(found.addresses),
         "age_s": round(found.age_s, 1),
         "last_error": found.last_error,
+        **{key: value for key, value in (("pod_uid", found.pod_uid), ("peer_pod", found.peer_pod)) if value},
     }
 
 

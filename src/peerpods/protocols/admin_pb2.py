@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epeerpods/protocols/admin.proto\x12\x0bpeerpods.v1\"\xa3\x01\n\x07Sandbox\x12\x0f\n\x07sandbox\x18\x01 \x01(\t\x12\x0b\n\x03pod\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\x10\n\x08instance\x18\x06 \x01(\t\x12\x11\n\taddresses\x18\x07 \x03(\t\x12\r\n\x05\x61ge_s\x18\x08 \x01(\x01\x12\x12\n\nlast_error\x18\t \x01(\t\"9\n\x0cHistoryEntry\x12\n\n\x02\x61t\x18\x01 \x01(\x01\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x0b\n\tPsRequest\"5\n\nPsResponse\x12\'\n\tsandboxes\x18\x01 \x03(\x0b\x32\x14.peerpods.v1.Sandbox\"!\n\x0eInspectRequest\x12\x0f\n\x07sandbox\x18\x01 \x01(\t\"\xe9\x01\n\x0fInspectResponse\x12%\n\x07sandbox\x18\x01 \x01(\x0b\x32\x14.peerpods.v1.Sandbox\x12*\n\x07history\x18\x02 \x03(\x0b\x32\x19.peerpods.v1.HistoryEntry\x12\x0b\n\x03vni\x18\x03 \x01(\r\x12\r\n\x05netns\x18\x04 \x01(\t\x12\x38\n\x06phases\x18\x05 \x03(\x0b\x32(.peerpods.v1.InspectResponse.PhasesEntry\x1a-\n\x0bPhasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"1\n\x0e\x43onsoleRequest\x12\x0f\n\x07sandbox\x18\x01 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\"\x1c\n\x0c\x43onsoleChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xc9\x01\n\x05\x41\x64min\x12\x35\n\x02Ps\x12\x16.peerpods.v1.PsRequest\x1a\x17.peerpods.v1.PsResponse\x12\x44\n\x07Inspect\x12\x1b.peerpods.v1.InspectRequest\x1a\x1c.peerpods.v1.InspectResponse\x12\x43\n\x07\x43onsole\x12\x1b.peerpods.v1.ConsoleRequest\x1a\x19.peerpods.v1.ConsoleChunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epeerpods/protocols/admin.proto\x12\x0bpeerpods.v1\"\xc6\x01\n\x07Sandbox\x12\x0f\n\x07sandbox\x18\x01 \x01(\t\x12\x0b\n\x03pod\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\x10\n\x08instance\x18\x06 \x01(\t\x12\x11\n\taddresses\x18\x07 \x03(\t\x12\r\n\x05\x61ge_s\x18\x08 \x01(\x01\x12\x12\n\nlast_error\x18\t \x01(\t\x12\x0f\n\x07pod_uid\x18\n \x01(\t\x12\x10\n\x08peer_pod\x18\x0b \x01(\t\"9\n\x0cHistoryEntry\x12\n\n\x02\x61t\x18\x01 \x01(\x01\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x0b\n\tPsRequest\"5\n\nPsResponse\x12\'\n\tsandboxes\x18\x01 \x03(\x0b\x32\x14.peerpods.v1.Sandbox\"!\n\x0eInspectRequest\x12\x0f\n\x07sandbox\x18\x01 \x01(\t\"\xe9\x01\n\x0fInspectResponse\x12%\n\x07sandbox\x18\x01 \x01(\x0b\x32\x14.peerpods.v1.Sandbox\x12*\n\x07history\x18\x02 \x03(\x0b\x32\x19.peerpods.v1.HistoryEntry\x12\x0b\n\x03vni\x18\x03 \x01(\r\x12\r\n\x05netns\x18\x04 \x01(\t\x12\x38\n\x06phases\x18\x05 \x03(\x0b\x32(.peerpods.v1.InspectResponse.PhasesEntry\x1a-\n\x0bPhasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"1\n\x0e\x43onsoleRequest\x12\x0f\n\x07sandbox\x18\x01 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\"\x1c\n\x0c\x43onsoleChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xc9\x01\n\x05\x41\x64min\x12\x35\n\x02Ps\x12\x16.peerpods.v1.PsRequest\x1a\x17.peerpods.v1.PsResponse\x12\x44\n\x07Inspect\x12\x1b.peerpods.v1.InspectRequest\x1a\x1c.peerpods.v1.InspectResponse\x12\x43\n\x07\x43onsole\x12\x1b.peerpods.v1.ConsoleRequest\x1a\x19.peerpods.v1.ConsoleChunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,23 +34,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INSPECTRESPONSE_PHASESENTRY']._loaded_options = None
   _globals['_INSPECTRESPONSE_PHASESENTRY']._serialized_options = b'8\001'
   _globals['_SANDBOX']._serialized_start=48
-  _globals['_SANDBOX']._serialized_end=211
-  _globals['_HISTORYENTRY']._serialized_start=213
-  _globals['_HISTORYENTRY']._serialized_end=270
-  _globals['_PSREQUEST']._serialized_start=272
-  _globals['_PSREQUEST']._serialized_end=283
-  _globals['_PSRESPONSE']._serialized_start=285
-  _globals['_PSRESPONSE']._serialized_end=338
-  _globals['_INSPECTREQUEST']._serialized_start=340
-  _globals['_INSPECTREQUEST']._serialized_end=373
-  _globals['_INSPECTRESPONSE']._serialized_start=376
-  _globals['_INSPECTRESPONSE']._serialized_end=609
-  _globals['_INSPECTRESPONSE_PHASESENTRY']._serialized_start=564
-  _globals['_INSPECTRESPONSE_PHASESENTRY']._serialized_end=609
-  _globals['_CONSOLEREQUEST']._serialized_start=611
-  _globals['_CONSOLEREQUEST']._serialized_end=660
-  _globals['_CONSOLECHUNK']._serialized_start=662
-  _globals['_CONSOLECHUNK']._serialized_end=690
-  _globals['_ADMIN']._serialized_start=693
-  _globals['_ADMIN']._serialized_end=894
+  _globals['_SANDBOX']._serialized_end=246
+  _globals['_HISTORYENTRY']._serialized_start=248
+  _globals['_HISTORYENTRY']._serialized_end=305
+  _globals['_PSREQUEST']._serialized_start=307
+  _globals['_PSREQUEST']._serialized_end=318
+  _globals['_PSRESPONSE']._serialized_start=320
+  _globals['_PSRESPONSE']._serialized_end=373
+  _globals['_INSPECTREQUEST']._serialized_start=375
+  _globals['_INSPECTREQUEST']._serialized_end=408
+  _globals['_INSPECTRESPONSE']._serialized_start=411
+  _globals['_INSPECTRESPONSE']._serialized_end=644
+  _globals['_INSPECTRESPONSE_PHASESENTRY']._serialized_start=599
+  _globals['_INSPECTRESPONSE_PHASESENTRY']._serialized_end=644
+  _globals['_CONSOLEREQUEST']._serialized_start=646
+  _globals['_CONSOLEREQUEST']._serialized_end=695
+  _globals['_CONSOLECHUNK']._serialized_start=697
+  _globals['_CONSOLECHUNK']._serialized_end=725
+  _globals['_ADMIN']._serialized_start=728
+  _globals['_ADMIN']._serialized_end=929
 # @@protoc_insertion_point(module_scope)

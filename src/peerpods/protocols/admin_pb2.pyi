@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Sandbox(_message.Message):
-    __slots__ = ("sandbox", "pod", "namespace", "state", "provider", "instance", "addresses", "age_s", "last_error")
+    __slots__ = ("sandbox", "pod", "namespace", "state", "provider", "instance", "addresses", "age_s", "last_error", "pod_uid", "peer_pod")
     SANDBOX_FIELD_NUMBER: _ClassVar[int]
     POD_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +17,8 @@ class Sandbox(_message.Message):
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     AGE_S_FIELD_NUMBER: _ClassVar[int]
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    POD_UID_FIELD_NUMBER: _ClassVar[int]
+    PEER_POD_FIELD_NUMBER: _ClassVar[int]
     sandbox: str
     pod: str
     namespace: str
@@ -26,7 +28,9 @@ class Sandbox(_message.Message):
     addresses: _containers.RepeatedScalarFieldContainer[str]
     age_s: float
     last_error: str
-    def __init__(self, sandbox: _Optional[str] = ..., pod: _Optional[str] = ..., namespace: _Optional[str] = ..., state: _Optional[str] = ..., provider: _Optional[str] = ..., instance: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., age_s: _Optional[float] = ..., last_error: _Optional[str] = ...) -> None: ...
+    pod_uid: str
+    peer_pod: str
+    def __init__(self, sandbox: _Optional[str] = ..., pod: _Optional[str] = ..., namespace: _Optional[str] = ..., state: _Optional[str] = ..., provider: _Optional[str] = ..., instance: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., age_s: _Optional[float] = ..., last_error: _Optional[str] = ..., pod_uid: _Optional[str] = ..., peer_pod: _Optional[str] = ...) -> None: ...
 
 class HistoryEntry(_message.Message):
     __slots__ = ("at", "state", "reason")

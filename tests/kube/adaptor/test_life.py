@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 
 import attrs
 import pytest
+import yaml
 
+from peerpods.adaptor.admin import Admin
+from peerpods.adaptor.kube.rights import missing_rights, rules
 from peerpods.adaptor.problems import CallFailed
+from peerpods.aio import spawn
+from peerpods.cli.show import inspect_object
 from peerpods.errors import CloudError, CloudFailure, LinkError, LinkFailure, Refused
 from peerpods.kube.objects.names import FINALIZER, NODE_LABEL, SANDBOX_ANNOTATION
 from peerpods.kube.objects.resources import NODES, PEER_PODS, PODS
+from peerpods.protocols import admin_pb2
 from tests.adaptor.world import ID, Scene
 from tests.kube.adaptor.fake import NODE, FakeServer, play_on
 
@@ -601,3 +608,31 @@ def test_nodes_of_others_do_not_count(tmp_path):
     scene.start()
     server.drop(NODES, NODE)
     assert scene.adaptor.world.cluster.limit() is None
+
+
+def test_inspect_names_the_object_and_the_pod(tmp_path):
+    scene, _server = play_on(tmp_path)
+    scene.start()
+    start(scene)
+    admin = Admin(scene.clock, scene.adaptor.world, scene.adaptor.runner)
+    found: list = []
+    spawn(admin.inspect(None, admin_pb2.InspectRequest(sandbox=ID))).addCallback(found.append)
+    shown = inspect_object(found[0])
+    assert shown["peer_pod"] == NAME
+    assert shown["pod_uid"] == scene.record().pod_uid
+
+
+def test_missing_rights_are_named(tmp_path):
+    class Reviewer:
+        async def create(self, _resource, body):
+            return {"status": {"allowed": body["spec"]["resourceAttributes"]["verb"] != "watch"}}
+
+    found: list = []
+    spawn(missing_rights(Reviewer())).addCallback(found.append)
+    assert found == [["watch on pods", "watch on nodes"]]
+
+
+def test_the_manifest_has_these_rights_and_no_others():
+    text = (Path(__file__).parents[3] / "k8s/base/rbac/adaptor.yaml").read_text()
+    role = next(one for one in yaml.safe_load_all(text) if one["kind"] == "ClusterRole")
+    assert role["rules"] == rules()

@@ -7,7 +7,9 @@ from typing import Any
 
 import attrs
 
+from peerpods.kube.client.api import KubeApi
 from peerpods.kube.objects.names import GROUP
+from peerpods.kube.objects.resources import ACCESS_REVIEWS
 
 
 @attrs.frozen
@@ -59,3 +61,13 @@ def reviews() -> Iterator[tuple[str, dict[str, Any]]]:
                     "spec": {"resourceAttributes": attributes},
                 },
             )
+
+
+async def missing_rights(kube: KubeApi) -> list[str]:
+    """Which of the rights the client's identity lacks, by asking the API server for each.
+
+    Raises:
+        ApiError: there was no answer.
+    """
+    answers = [(name, await kube.create(ACCESS_REVIEWS, review)) for name, review in reviews()]
+    return [name for name, answer in answers if not (answer.get("status") or {}).get("allowed")]
