@@ -1,4 +1,4 @@
-"""A controller against an API server, real or double, and what stands for kubelets and the cluster's own controllers."""
+"""A controller against an API server, real or double, and what stands for kubelets and the cluster's controllers."""
 
 from __future__ import annotations
 

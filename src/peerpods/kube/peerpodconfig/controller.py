@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from peerpods.errors import PeerPodError
-from peerpods.kube.client import Change, KubeApi, WorkQueue
+from peerpods.kube.client import ApiError, Change, KubeApi, WorkQueue, hold, release
+from peerpods.kube.objects import names
+from peerpods.kube.objects.resources import PEER_PODS
 from peerpods.kube.peerpodconfig.advertising import Advertising, Wish
 from peerpods.kube.peerpodconfig.choice import choose, conflict_words
 from peerpods.kube.peerpodconfig.finalizer import has_finalizer
@@ -23,6 +25,7 @@ from peerpods.kube.peerpodconfig.writing import Recorder, Writing
 from peerpods.obs.log import get_logger
 
 log = get_logger("peerpodconfig")
+NO_CONFIG = ""  # key of the work when no PeerPodConfig is held
 GATHER = 0.2  # seconds in which changes that concern the status are gathered into one look
 
 
@@ -59,6 +62,8 @@ class Controller:
         self._wish: Wish | None = None
         self._used: frozenset[str] = frozenset()
         self._granting_on = False
+        self._rights_held: bool | None = None
+        """None while not known."""
         more = {} if make_provider is None else {"make": make_provider}
         self._verifier = Verifier(reactor, self._look_again, **more)
         self._writing = Writing(kube, recorder)
@@ -134,6 +139,29 @@ class Controller:
         """
         await self._writing.remove_finalizer(obj)
 
+    async def let_go(self) -> None:
+        """Rights are held no longer, for there is nothing to undo; peerpod-ctrl's while it has VMs it sees to itself.
+
+        Raises:
+            ApiError: worth another try.
+        """
+        self._rights_held = False
+        try:
+            left = bool((await self._kube.list(PEER_PODS))[0])
+        except ApiError as error:
+            if error.passing:
+                raise
+            left = not error.not_found
+        if not left:
+            await release(self._kube, names.PEER_POD_CTRL, self._namespace)
+        await release(self._kube, names.PEER_POD_CONFIG_CTRL, self._namespace)
+
+    async def _hold_rights(self) -> None:
+        if not self._rights_held:
+            for account in (names.PEER_POD_CTRL, names.PEER_POD_CONFIG_CTRL):
+                await hold(self._kube, account, self._namespace)
+            self._rights_held = True
+
     # -- what is in force
 
     def _classes(self) -> frozenset[str]:
@@ -202,6 +230,8 @@ class Controller:
                 self._configs.add(key)
             if not self.world.of(CONFIGS):
                 self._gone()
+            if not self.held() and self._rights_held is not False:
+                self._configs.add(NO_CONFIG)
 
     def _every_node(self) -> None:
         assert self.world is not None
@@ -216,6 +246,10 @@ class Controller:
 
     async def _config(self, key: str) -> float | None:
         assert self.world is not None
+        if key == NO_CONFIG:
+            if not self.held():
+                await self.let_go()
+            return None
         obj = self.world.of(CONFIGS).get(key)
         if obj is None:
             return None
@@ -226,6 +260,7 @@ class Controller:
         if obj["metadata"].get("deletionTimestamp"):
             self._current = config
             return await self._removing.work(obj, config)
+        await self._hold_rights()
         if not has_finalizer(obj):
             await self._writing.add_finalizer(obj)
             return self._resync  # the change brings us back at once

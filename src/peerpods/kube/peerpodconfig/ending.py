@@ -85,6 +85,11 @@ async def finish(
         if late:
             break
         await sleep(min(POLL, max(0.0, until - reactor.seconds())))
+    if not controller.held():
+        try:
+            await controller.let_go()
+        except ApiError as error:
+            log.warning("rights_left", reason=str(error), remedy=REMEDY)
     log.info("wrong_order_done", left=[obj["metadata"]["name"] for obj in controller.held()])
 
 

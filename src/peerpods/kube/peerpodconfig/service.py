@@ -18,6 +18,7 @@ from peerpods.kube.objects.names import PEER_POD_CONFIG_CTRL
 from peerpods.kube.peerpodconfig import ending
 from peerpods.kube.peerpodconfig.controller import Controller, started
 from peerpods.kube.peerpodconfig.metrics import LEADER
+from peerpods.kube.peerpodconfig.seed import Seed
 from peerpods.kube.peerpodconfig.settings import PeerPodConfigCtrlSettings
 from peerpods.obs import ready
 from peerpods.obs.log import get_logger
@@ -45,6 +46,7 @@ class PeerPodConfigService(Service):
         self._election: LeaderElection | None = None
         self._starting: Deferred[None] | None = None
         self._installed = False
+        self._seed: Seed | None = None
         self.controller: Controller | None = None
         """While this process leads."""
 
@@ -80,6 +82,7 @@ class PeerPodConfigService(Service):
         ready.unmark(PEER_POD_CONFIG_CTRL)
         if self._kube is None:
             return
+        await self._stop_seed()
         if self.controller is not None and self.controller.held():
             what = await ending.going(self._kube, self._settings.namespace, installed=self._installed)
             if what.what:
@@ -108,11 +111,14 @@ class PeerPodConfigService(Service):
             image=self._settings.image or default_image(),
             resync=self._settings.resync,
         )
+        self._seed = Seed(self._reactor, self._kube, self._settings.namespace)
+        self._seed.start()
         self._starting = spawn(started(self._reactor, self.controller, self._sleep))
         self._starting.addErrback(self._not_started)
 
     async def _follow(self) -> None:
         LEADER.set(0)
+        await self._stop_seed()
         starting, self._starting = self._starting, None
         if starting is not None:
             starting.cancel()
@@ -120,6 +126,11 @@ class PeerPodConfigService(Service):
         if controller is not None:
             await controller.stop()
         log.info("not_leading")
+
+    async def _stop_seed(self) -> None:
+        seed, self._seed = self._seed, None
+        if seed is not None:
+            await seed.stop()
 
     def _not_started(self, failure: Any) -> None:
         if not failure.check(CancelledError):

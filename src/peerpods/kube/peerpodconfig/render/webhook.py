@@ -115,7 +115,6 @@ def _arguments(config: Config) -> list[str]:
     classes = ",".join(f"{one.name}={one.resource}" for one in config.runtime_classes)
     flags = {
         "runtime-classes": classes,
-        "self-managed-tls": "true" if config.webhook.self_managed else "false",
         "cert-dir": "" if config.webhook.self_managed else CERT_FOLDER,
         "self-managed-tls": "true" if config.webhook.self_managed else "",
         "machine-types": ",".join(config.webhook.machine_types),
