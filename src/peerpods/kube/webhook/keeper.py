@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from peerpods.errors import PeerPodError
 from peerpods.kube.client import ApiError, KubeApi, PatchKind
 from peerpods.kube.objects import names
 from peerpods.kube.objects.resources import MUTATING_WEBHOOKS, SECRETS, Resource
@@ -55,7 +56,7 @@ class Keeper:
         """Put everything right; the seconds until something falls due.
 
         Raises:
-            ApiError: try again later.
+            PeerPodError: try again later; a Secret of another type must be deleted by a person first.
         """
         for _ in range(_STEPS):
             seen = await self._look()
@@ -144,9 +145,10 @@ class Keeper:
     async def _write(self, old: dict[str, Any] | None, name: str, kind: str, texts: dict[str, str]) -> None:
         data = {key: encode(text) for key, text in texts.items() if text}
         if old is not None and old.get("type") != kind:
-            # The type of a Secret cannot be changed; this one was never ours.
-            await self._kube.delete(SECRETS, name, self._place.namespace, uid=old["metadata"].get("uid", ""))
-            old = None
+            raise PeerPodError(
+                f"the Secret {self._place.namespace}/{name} is of type {old.get('type')} and was not made by us",
+                remedy="delete it: it is then made anew",
+            )
         if old is not None:
             # With the resourceVersion that was read: a change of somebody else meanwhile is a conflict.
             await self._kube.replace(SECRETS, {**old, "data": data}, self._place.namespace)

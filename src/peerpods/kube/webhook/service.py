@@ -49,16 +49,13 @@ class WebhookService(Service):
         """Raises:
         ConfigError: settings that contradict each other.
         """
+        settings.check()
         self._settings = settings
         self._kube_settings = kube_settings
         self._reactor = reactor
         self._policy = settings.policy()
         self._context = LiveContext(tls_rules(settings.tls_min_version, settings.tls_cipher_suites))
         self._factory = ReviewFactory(reactor, self._policy)
-        if not settings.listen:
-            raise ConfigError("listen is empty", setting="listen", remedy="give an address and a port")
-        if not settings.self_managed_tls and not settings.cert_dir:
-            raise ConfigError("there is no certificate", remedy="give --cert-dir or --self-managed-tls")
         self.port: IListeningPort | None = None
         self._source: _Source | None = None
         self._kube: Kube | None = None

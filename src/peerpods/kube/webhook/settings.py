@@ -110,12 +110,12 @@ class WebhookSettings:
     )
     cert_lifetime: float = f.option(
         "cert-lifetime",
-        f.seconds(10, 3650 * _DAY),
+        f.seconds(2, 3650 * _DAY),
         90 * _DAY,
         "how long a self-managed certificate is good; it is renewed after two thirds of that",
     )
     ca_lifetime: float = f.option(
-        "ca-lifetime", f.seconds(20, 36500 * _DAY), 3650 * _DAY, "the same for the self-managed authority"
+        "ca-lifetime", f.seconds(6, 36500 * _DAY), 3650 * _DAY, "the same for the self-managed authority"
     )
     ca_overlap: float = f.option(
         "ca-overlap",
@@ -154,6 +154,24 @@ class WebhookSettings:
         if len(classes) < len(pairs):
             raise ConfigError("runtime-classes names a class twice", setting="runtime-classes")
         return classes
+
+    def check(self) -> None:
+        """Find settings that contradict each other.
+
+        Raises:
+            ConfigError: naming them.
+        """
+        self.classes()
+        if not self.listen:
+            raise ConfigError("listen is empty", setting="listen", remedy="give an address and a port")
+        if not self.self_managed_tls and not self.cert_dir:
+            raise ConfigError("there is no certificate", remedy="give --cert-dir or --self-managed-tls true")
+        if self.self_managed_tls and self.ca_lifetime < max(6 * self.ca_overlap, 2 * self.cert_lifetime):
+            raise ConfigError(
+                "ca-lifetime is too short",
+                setting="ca-lifetime",
+                remedy="it must be at least twice cert-lifetime and six times ca-overlap",
+            )
 
     def policy(self) -> Policy:
         """How pods are judged."""
