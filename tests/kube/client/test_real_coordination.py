@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
@@ -117,6 +118,7 @@ async def test_equal_events_become_one_series(cluster, namespace):
     await kube.close()
 
 
+@pytest.mark.needs_kube(1, 23, reason="older ones want events about cluster-scoped objects in kube-system")
 @ensure
 async def test_events_about_nodes_are_in_default(cluster, namespace):
     kube = await client(cluster)

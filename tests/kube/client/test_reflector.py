@@ -210,6 +210,17 @@ def test_waits_grow_to_a_bound_and_the_first_event_ends_them():
     assert delays(follower, refuse, 1) == pytest.approx([0.15])
 
 
+def test_a_server_that_starts_anew_is_found_soon_and_one_that_is_away_is_left_in_peace():
+    _, follower, _ = watching()
+
+    def unreachable(command):
+        follower.core.failed(ApiError("refused", reason="ConnectionRefused", sent=False), follower.now)
+
+    waits = delays(follower, unreachable, 20)
+    assert max(waits[:16]) == 3 and sum(waits[:16]) > 30
+    assert waits[-1] == 22.5
+
+
 def test_a_server_that_ends_each_watch_at_once_is_not_pressed():
     _, follower, _ = watching()
     waits = delays(follower, lambda command: follower.core.ended(follower.now), 10)

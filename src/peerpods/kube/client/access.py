@@ -175,6 +175,8 @@ class Kubeconfig:
             words = str(error).strip().splitlines() or [type(error).__name__]
             raise ConfigError(f"{self.where}: {words[0]}", setting="kubeconfig") from None
         user = getattr(getattr(loader, "_user", None), "value", None) or {}
+        # Configuration's own `proxy` comes from the environment too.
+        loaded.peerpods_proxy = bool(vars(loader).get("proxy"))
         loaded.peerpods_plugin = "exec" in user or "auth-provider" in user
         if loaded.peerpods_plugin and not loaded.api_key and not loaded.cert_file:
             command = (user.get("exec") or {}).get("command", "the auth provider")
@@ -187,10 +189,7 @@ class Kubeconfig:
     def _build(self, loaded: Any, before: Access | None) -> Access:
         if not loaded.host:
             raise ConfigError(f"{self.where}: the context's cluster has no server", setting="kubeconfig")
-        if (
-            getattr(loaded, "proxy", None)
-            and f"proxy-url: {loaded.proxy}" in Path(self._path.split(":")[0]).read_text()
-        ):
+        if loaded.peerpods_proxy:
             raise ConfigError(
                 f"{self.where}: proxy-url is not supported",
                 setting="kubeconfig",

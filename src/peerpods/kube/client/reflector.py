@@ -33,6 +33,9 @@ STEADY = 5.0
 """Seconds after which a watch that ends counts as a good one: the next follows at once."""
 SETTLED = 60.0
 """Seconds of watching after which the next list needs no longer wait."""
+EAGER = 16
+"""Failures in a row up to which a server that cannot be reached at all is tried each few seconds: one that starts
+anew is found soon, one that is away for long is left in peace."""
 STUBBORN = 5
 """Failed tries in a row to resume a watch, with an answer from the server, after which a new list is made."""
 
@@ -174,6 +177,8 @@ class Reflector:
             self._list_failed(error)
         else:
             self._watch_failed(error, now)
+        if not error.sent and self._backoff.failures <= EAGER:
+            self._delay = min(self._delay, 2 + 2 * self._random())
         if error.retry_after is not None:
             self._delay = max(self._delay, min(error.retry_after, 60.0))
 

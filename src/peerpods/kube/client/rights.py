@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred, gatherResults
+
 from peerpods.kube.client.api import Json, KubeApi, PatchKind
 from peerpods.kube.client.errors import ApiError
 from peerpods.kube.objects import resources as r
@@ -22,14 +24,12 @@ _TRIES = 3
 
 
 def rights_of(account: str, namespace: str) -> tuple[tuple[r.Resource, str, str | None], ...]:
-    """Kind, name and namespace of what k8s/base gives a controller's account its rights by."""
+    """Kind, name and namespace of what gives a controller its rights in k8s/base, but those in its own namespace."""
     role = account if account.startswith("peerpods-") else f"peerpods-{account}"
     return (
-        (r.SERVICE_ACCOUNTS, account, namespace),
-        (r.ROLES, role, namespace),
-        (r.ROLE_BINDINGS, role, namespace),
-        (r.CLUSTER_ROLES, role, None),
         (r.CLUSTER_ROLE_BINDINGS, role, None),
+        (r.CLUSTER_ROLES, role, None),
+        (r.SERVICE_ACCOUNTS, account, namespace),
     )
 
 
@@ -39,40 +39,61 @@ async def hold(kube: KubeApi, account: str, namespace: str) -> None:
     Raises:
         ApiError: worth another try.
     """
-    for resource, name, where in rights_of(account, namespace):
-        await _change(kube, resource, name, where, held=True)
+    await _change(kube, account, namespace, held=True)
 
 
 async def release(kube: KubeApi, account: str, namespace: str) -> None:
-    """Take it off, the bindings last: they are what lets us. Idempotent.
+    """Take it off. Idempotent.
+
+    Of an account's own rights that are being deleted, the first one that goes takes away the right to let the others
+    go. So they are let go at once: the server judges all three requests before it has heard of the first one's effect.
 
     Raises:
         ApiError: worth another try.
     """
-    for resource, name, where in rights_of(account, namespace):
-        await _change(kube, resource, name, where, held=False)
+    await _change(kube, account, namespace, held=False)
 
 
-async def _change(kube: KubeApi, resource: r.Resource, name: str, namespace: str | None, held: bool) -> None:
+async def _change(kube: KubeApi, account: str, namespace: str, held: bool) -> None:
     for attempt in range(_TRIES):
-        try:
-            patch = _patch(await kube.get(resource, name, namespace), held)
+        patches = []
+        for resource, name, where in rights_of(account, namespace):
+            patch = await _patch(kube, resource, name, where, held)
             if patch is not None:
-                await kube.patch(resource, name, patch, namespace, kind=PatchKind.MERGE)
-        except ApiError as error:
-            if error.not_found:
-                return
-            if error.forbidden or error.unauthorized:  # installed by other means than ours
-                _log.warning("rights_unheld", kind=resource.kind, name=name, held=held, error=str(error))
-                return
-            if not error.conflict or attempt == _TRIES - 1:
-                raise
-        else:
+                patches.append((resource, name, patch, where))
+        done = await gatherResults(
+            [Deferred.fromCoroutine(_send(kube, *each, last=attempt == _TRIES - 1)) for each in patches]
+        )
+        if all(done):
             return
 
 
-def _patch(found: Json, held: bool) -> dict[str, Any] | None:
+async def _send(
+    kube: KubeApi, resource: r.Resource, name: str, patch: dict[str, Any], namespace: str | None, *, last: bool
+) -> bool:
+    """Whether it is as it should be; False when somebody was faster."""
+    try:
+        await kube.patch(resource, name, patch, namespace, kind=PatchKind.MERGE)
+    except ApiError as error:
+        if error.conflict and not last:
+            return False
+        if not error.not_found:
+            _log.warning("rights_not_changed", kind=resource.kind, name=name, error=str(error))
+    return True
+
+
+async def _patch(
+    kube: KubeApi, resource: r.Resource, name: str, namespace: str | None, held: bool
+) -> dict[str, Any] | None:
     """None when nothing is to do. The resourceVersion makes a lost race a conflict."""
+    try:
+        found: Json = await kube.get(resource, name, namespace)
+    except ApiError as error:
+        if error.passing:
+            raise
+        if not error.not_found:  # installed by other means than ours
+            _log.warning("rights_not_read", kind=resource.kind, name=name, error=str(error))
+        return None
     metadata = found["metadata"]
     there = list(metadata.get("finalizers") or ())
     if held == (CONFIG_FINALIZER in there) or (held and metadata.get("deletionTimestamp")):
