@@ -128,7 +128,7 @@ async def test_rights_are_held_and_let_go_and_others_are_left_alone(double: Doub
     async with world.connected(double, tmp_path) as kube:
         for _ in range(2):
             await hold(kube, names.PEER_POD_CTRL, NAMESPACE)
-            assert len(_held(double)) == 5
+            assert len(_held(double)) == 3
         await kube.delete(r.CLUSTER_ROLE_BINDINGS, role)
         assert double.store.get(r.CLUSTER_ROLE_BINDINGS, role)
         for _ in range(2):

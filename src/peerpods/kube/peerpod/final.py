@@ -24,6 +24,9 @@ from peerpods.kube.peerpod.settings import PeerPodCtrlSettings
 from peerpods.obs.log import get_logger
 
 LOOK_EVERY = 1.0
+TOKEN_LEEWAY = 45.0
+"""Seconds after which, in a namespace that goes, we must be through: our account goes with it, and the API server takes
+its token for 60 s more (with `client.rights`)."""
 NAMED_MAX = 50
 """PeerPods that are named one by one in the log when something is left."""
 log = get_logger("peerpod-ctrl")
@@ -78,14 +81,15 @@ async def finish(
     The queue and the informers must be running. Takes at most `final_timeout` and what releasing the rest takes.
     """
     controller.ending = around.ending
-    until = reactor.seconds() + settings.final_timeout
+    bound = min(settings.final_timeout, TOKEN_LEEWAY) if around.namespace else settings.final_timeout
+    until = reactor.seconds() + bound
     everything = around.ending is Ending.INSTALLATION
     log.warning(
         "end_begun",
         namespace=around.namespace,
         crd=around.crd,
         deployment=around.deployment,
-        seconds=settings.final_timeout,
+        seconds=bound,
     )
     for view in [*controller.held_and_dying(), *(controller.alive() if everything else ())]:
         requeue(view.key)

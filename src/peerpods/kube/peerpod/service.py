@@ -14,7 +14,17 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from peerpods.aio import spawn
-from peerpods.kube.client import Change, EventRecorder, Informer, Kube, KubeSettings, LeaderElection, WorkQueue, connect
+from peerpods.kube.client import (
+    Change,
+    EventRecorder,
+    Informer,
+    Kube,
+    KubeSettings,
+    LeaderElection,
+    WorkQueue,
+    connect,
+    release,
+)
 from peerpods.kube.client.errors import ApiError
 from peerpods.kube.objects.names import GROUP, PEER_POD_CTRL
 from peerpods.kube.objects.peerpod import parse
@@ -23,7 +33,7 @@ from peerpods.kube.peerpod import final
 from peerpods.kube.peerpod.asking import get_or_none
 from peerpods.kube.peerpod.controller import Controller
 from peerpods.kube.peerpod.facts import Ending
-from peerpods.kube.peerpod.providers import Providers
+from peerpods.kube.peerpod.providers import Providers, bounded
 from peerpods.kube.peerpod.settings import PeerPodCtrlSettings
 from peerpods.kube.peerpod.sweeping import Sweeper
 from peerpods.obs import ready
@@ -33,6 +43,10 @@ READY = PEER_POD_CTRL
 """The part's name in `obs.ready`."""
 COUNT_EVERY = 5.0
 FLUSH_TIMEOUT = 5.0
+WORK_GRACE = 3.0
+"""Seconds that looks under way have at the end; less than the lease holds after we have stopped to renew it."""
+LOOK_TIMEOUT = 10.0
+"""Seconds to find out at our end whether the installation goes; a server that is away lets nothing be finished."""
 RETRY_CAP = 60.0
 """Longest wait in seconds before a key whose writes the API server did not take is looked at again."""
 log = get_logger("peerpod-ctrl")
@@ -115,6 +129,7 @@ class PeerPodCtrl(Service):
         started = gatherResults([self._peer_pods.start(), self._nodes.start()], consumeErrors=True)
         started.addCallbacks(lambda _: spawn(self._synced()), _stopped_before)
         started.addErrback(_broke, "start")
+        self.controller.count()
         self._every(COUNT_EVERY, self.controller.count)
         log.info("started", namespace=settings.namespace, identity=self._identity, sweep=self.sweeper.mode)
 
@@ -165,16 +180,16 @@ class PeerPodCtrl(Service):
             self._queue.add(key)
         self._sweep()
 
-    def _follow(self) -> None:
+    async def _follow(self) -> None:
         """The lease is lost: stop acting, unless the installation goes and the lease went with it."""
         if not self._leads or self._ending:
             return
         log.warning("not_leading", identity=self._identity)
         self._leads = self.controller.acting = False
         queue, self._queue = self._queue, None
-        if queue is not None:
-            spawn(queue.stop()).addErrback(_broke, "queue")
         self._cut_short()
+        if queue is not None:
+            await queue.stop(WORK_GRACE)
 
     def _cut_short(self) -> None:
         self.controller.abandon()
@@ -209,7 +224,7 @@ class PeerPodCtrl(Service):
             return
         around = final.Around()
         if self._led or not self.settings.leader_elect:
-            around = await final.look_around(self.kube, self.settings, had_deployment=self._had_deployment)
+            around = await self._look_around()
         if around.ending is not Ending.NONE and self._peer_pods.synced:
             await self._finish(around)
         ready.unmark(READY)
@@ -220,7 +235,7 @@ class PeerPodCtrl(Service):
                 timer.stop()
         self._cut_short()
         if self._queue is not None:
-            await self._queue.stop()
+            await self._queue.stop(WORK_GRACE)
         if self._election is not None:
             await self._election.stop()
         self._peer_pods.stop()
@@ -230,11 +245,23 @@ class PeerPodCtrl(Service):
         await self._providers.stop()
         await self.kube.close()
 
+    async def _look_around(self) -> final.Around:
+        look = final.look_around(self.kube, self.settings, had_deployment=self._had_deployment)
+        try:
+            return await bounded(self._reactor, look, LOOK_TIMEOUT, "looking at the installation")
+        except PeerPodError as error:
+            log.warning("end_not_known", what="installation", error=str(error))
+            return final.Around()
+
     async def _finish(self, around: final.Around) -> None:
         """Act to the end, whether or not the lease can still be held: every action is idempotent."""
         self._lead()
         self._ending = True
         await final.finish(self._reactor, self.controller, around, self.settings, self._enqueue)
+        try:
+            await release(self.kube, PEER_POD_CTRL, self.settings.namespace)
+        except ApiError as error:
+            log.warning("rights_left", error=str(error))
 
 
 def _stopped_before(failure: Failure) -> None:
