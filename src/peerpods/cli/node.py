@@ -76,6 +76,8 @@ class Node:
             f"--relay={self.folder}/relay.sock",
             # Its instances carry a name of their own: no other adaptor of this machine takes them for strays.
             f"--cluster={self.folder.name}",
+            # A KUBECONFIG in the shell is no reason to write into that cluster; `extra` may say otherwise.
+            "--kubernetes=off",
             "--http=",
             "--log-format=json",
             *([f"--config={self.config}"] if self.config else []),
