@@ -65,7 +65,7 @@ def bundle_of(stage):
 def until(condition, within=20):
     deadline = time.monotonic() + within
     while not condition():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, condition()
         time.sleep(0.1)
 
 

@@ -51,8 +51,8 @@ class CaState:
 
     @property
     def bundle(self) -> str:
-        """All authorities an API server must know, PEM."""
-        return "".join(dict.fromkeys(pem.strip() + "\n" for pem in (self.ca_pem, self.next_pem, self.old_pem) if pem))
+        """All authorities an API server must know, PEM. The order tells nothing: a promotion does not change it."""
+        return "".join(sorted({pem.strip() + "\n" for pem in (self.ca_pem, self.next_pem, self.old_pem) if pem}))
 
 
 @attrs.frozen(kw_only=True)
@@ -137,7 +137,7 @@ def decide(
         return actions
     if why:
         return [*actions, NewCertificate(why)]
-    if ca.next is not None and now >= ca.next.made + terms.overlap:
+    if ca.next is not None and now >= _promote_at(ca, ca.next, terms):
         return [*actions, Promote()]
     if ca.old_pem and cert is not None and now >= cert.leaf.made + terms.overlap:
         return [*actions, ForgetOld()]
@@ -148,11 +148,16 @@ def next_look(now: datetime, ca: CaState | None, cert: CertState | None, terms: 
     """Seconds until something falls due; at least a moment, at most ten minutes."""
     due = [now + timedelta(minutes=10)]
     if cert is not None:
-        due += [cert.leaf.renew_at, cert.leaf.made + terms.overlap]
+        due += [cert.leaf.renew_at, cert.leaf.made + terms.overlap, cert.leaf.ends]
     if ca is not None:
-        due += [ca.ca.renew_at, *([ca.next.made + terms.overlap] if ca.next else [])]
+        due += [ca.ca.renew_at, ca.ca.ends, *([_promote_at(ca, ca.next, terms)] if ca.next else [])]
     ahead = [(moment - now).total_seconds() for moment in due if moment > now]
     return max(0.2, min(ahead))
+
+
+def _promote_at(ca: CaState, coming: Look, terms: Terms) -> datetime:
+    """When the coming authority takes over: well before the present one ends, whatever the settings were then."""
+    return coming.made + min(terms.overlap, max(ca.ca.ends - coming.made, timedelta(0)) / 2)
 
 
 def _why_new(now: datetime, ca: CaState, cert: CertState | None, terms: Terms) -> str:
