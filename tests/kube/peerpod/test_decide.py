@@ -119,6 +119,14 @@ DONE = condition(DELETED, True, "Gone", "gone", NOW, generation=1)
         ("not ours", view(deleting=100, finalizers=["other"]), facts(), [], None),
         ("not asked yet", view(deleting=1), facts(), ["ask pod"], None),
         ("adaptor alive, in its grace", view(deleting=1), facts(pod=GONE_POD), [], 29),
+        ("uninstalling: a short grace", view(deleting=1), facts(pod=GONE_POD, ending=Ending.INSTALLATION), [], 9),
+        (
+            "uninstalling: no time for the pod",
+            view(deleting=10),
+            facts(pod=pod(ends_at=NOW + 70), ending=Ending.INSTALLATION),
+            None,
+            None,
+        ),
         ("grace over", view(deleting=30), facts(pod=GONE_POD), ["status Deleting", "delete instance"], None),
         (
             "node not ready",
@@ -226,6 +234,13 @@ DONE = condition(DELETED, True, "Gone", "gone", NOW, generation=1)
             facts(progress=attrs.evolve(ERROR, not_before=NOW + 128)),
             [],
             40,
+        ),
+        (
+            "an adaptor had failed for long before the deletion",
+            view(deleting=40, conditions=LATE),
+            facts(progress=ERROR, terminating=True),
+            [],
+            4,
         ),
         (
             "restarted: no failure of its own yet",

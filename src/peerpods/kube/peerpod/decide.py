@@ -33,6 +33,8 @@ DELETING, CLOUD_ERROR, UNUSABLE, UNKNOWN, GONE = (
     "Gone",
 )
 """Reasons of the condition Deleted."""
+HASTE = 10.0
+"""Longest grace of an adaptor, in seconds, while the installation is being deleted."""
 WATCH_EVERY = 60.0
 """Seconds between looks at a pod that kubelet still ends."""
 
@@ -103,6 +105,8 @@ def adaptor_has_until(view: PeerPodView, facts: Facts, limits: Limits) -> float:
     since = view.deleting_since or 0.0
     if facts.deleting_seen_at:
         since = min(since, facts.deleting_seen_at)  # the API server's clock may be ahead of ours
+    if facts.ending is Ending.INSTALLATION:
+        return since + min(limits.adaptor_grace, HASTE)  # adaptors end too, and so do our rights
     if facts.pod is not None and facts.pod.state is Known.PRESENT and facts.pod.ends_at is not None:
         since = max(since, facts.pod.ends_at)
     return since + limits.adaptor_grace
@@ -177,11 +181,14 @@ def _gone(view: PeerPodView, facts: Facts, cluster: str) -> tuple[Action, ...]:
 def _time_left(view: PeerPodView, now: float, limits: Limits) -> float:
     """Seconds until the deletion has failed for so long that nothing may wait for it any more.
 
-    Counted from the condition in the object, so that restarts of the controller do not make it longer.
+    Counted by what the object says, so that restarts of the controller do not make it longer; from its deletion on,
+    however long an adaptor had failed before.
     """
     condition = view.condition(DELETED)
     since = parse_time(condition.get("lastTransitionTime")) if condition else None
-    return limits.release_after - (now - since if since is not None else 0.0)
+    if since is None:
+        return limits.release_after
+    return limits.release_after - (now - max(since, view.deleting_since or 0.0))
 
 
 def _give_up(view: PeerPodView, facts: Facts, cluster: str) -> Decision | None:

@@ -14,6 +14,7 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from peerpods.aio import spawn
+from peerpods.errors import PeerPodError
 from peerpods.kube.client import (
     Change,
     EventRecorder,
