@@ -182,7 +182,7 @@ class Session:
         before = self._wire.access
         self._renewal = Deferred()
         try:
-            access = await deferToThread(self._source._thd_load, before, force)
+            return self._take(before, await deferToThread(self._source._thd_load, before, force))
         except ConfigError as error:
             _log.error("credentials_unreadable", where=self._source.where, error=str(error))
             return False
@@ -193,9 +193,8 @@ class Session:
             for each in waiting:
                 if not each.called:
                     each.callback(None)
-        return await self._take(before, access)
 
-    async def _take(self, before: Access, access: Access) -> bool:
+    def _take(self, before: Access, access: Access) -> bool:
         if access == before or self._closed:
             return False
         same_way = (access.url, access.material, access.server_name) == (
@@ -209,7 +208,7 @@ class Session:
             # Requests under way end on the old connections; new ones open new.
             old, self._wire = self._wire, Wire(self._reactor, access, self._gate)
             self.url = access.url
-            await old.retire()
+            old.retire()
         _log.info("credentials_renewed", where=self._source.where)
         return True
 

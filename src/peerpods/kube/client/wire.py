@@ -37,7 +37,7 @@ from peerpods.kube.client import errors
 from peerpods.kube.client.access import Access
 from peerpods.tls import connect_tls
 
-IN_FLIGHT = 16
+IN_FLIGHT = 32
 """Requests at once to the API server; more wait their turn. Watches do not count."""
 IDLE = 60.0
 """Seconds after which an unused connection is closed."""
@@ -314,15 +314,16 @@ class Wire:
             for transport in mine:
                 transport.abortConnection()
 
-    async def retire(self) -> None:
+    def retire(self) -> None:
         """Close what is idle; exchanges under way end well."""
-        await self._pool.closeCachedConnections()
+        self._pool.closeCachedConnections().addErrback(lambda _: None)
 
     async def close(self) -> None:
-        """Close all connections; exchanges under way fail."""
-        await self._pool.closeCachedConnections()
+        """Close all connections at once; exchanges under way fail."""
+        closed = self._pool.closeCachedConnections()
         for transport in list(self._open):
             transport.abortConnection()
+        await closed
 
 
 def _translated(error: Exception) -> Exception:
