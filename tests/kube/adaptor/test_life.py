@@ -318,6 +318,25 @@ def test_a_slow_phase_is_told_once(tmp_path):
     assert "waiting for the agent in the VM after 30 s (phase linking, VM i-1)" in second
 
 
+def test_a_deletion_that_does_not_work_is_told_and_a_slow_one_is_not(tmp_path):
+    scene, server = play_on(tmp_path)
+    scene.start()
+    start(scene)
+    scene.cloud.delete_delay = 100
+    scene.end().ok()
+    scene.advance(110)
+    assert not server.notes("PeerPodSlow")
+    other, trouble = play_on(tmp_path / "other")
+    other.start()
+    start(other)
+    other.cloud.delete_errors = [CloudError("dependency violation")] * 50
+    other.end().ok()
+    other.advance(100)
+    (text,) = trouble.notes("PeerPodSlow")
+    assert "deleting the VM" in text
+    assert "dependency violation" in text
+
+
 def test_slow_after_0_says_nothing(tmp_path):
     scene, server = play_on(tmp_path, slow_after=0.0)
     scene.start()
@@ -366,6 +385,8 @@ def test_the_node_s_capacity_is_the_limit_and_gone_pods_make_room(tmp_path):
     assert "limit is 1" in str(error)
     assert "PeerPodConfig" in str(error)
     assert "limit is 1" in server.notes("PeerPodLimitReached")[0]
+    (regarding,) = [one for _, reason, one, _ in server.events if reason == "PeerPodLimitReached"]
+    assert regarding["uid"] == server.objects["pods", "lab", "second"]["metadata"]["uid"]
     scene.cloud.delete_delay = 100
     scene.end().ok()
     call = scene.create("d" * 64)
@@ -568,6 +589,18 @@ def test_the_right_may_come_a_moment_late(tmp_path):
     call.ok()
     assert not server.notes("PeerPodPullSecret")
     assert "a.example" in auth_of(scene)
+
+
+def test_pull_secrets_that_nobody_could_ask_for_are_told(tmp_path):
+    scene, server = play_on(tmp_path)
+    server.pod(secrets=("one",))
+    scene.start()
+    server.away = True
+    scene.create()
+    scene.advance(3)
+    (text,) = server.notes("PeerPodPullSecret")
+    assert "pull secrets one could not be read" in text
+    assert scene.phase() == "prepared"
 
 
 def test_user_data_that_is_too_large_is_refused_with_events(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -98,3 +99,21 @@ async def test_a_life_with_a_kill_and_an_outage_in_it(cluster, namespace, node, 
     assert node.adaptor.process.poll() is None
     cluster.start_apiserver()
     await until(lambda: phases() == [])
+
+
+def doctor(kubeconfig) -> dict:
+    command = [sys.executable, "-m", "peerpods.cli.main", "doctor", "--json", f"--kubeconfig={kubeconfig}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return next(one for one in json.loads(done.stdout) if one["check"] == "kubernetes")
+
+
+def test_doctor_names_what_is_not_allowed(cluster, namespace, tmp_path):
+    install_crd(cluster)
+    assert doctor(install_account(cluster, namespace))["result"] == "ok"
+    found = doctor(cluster.kubeconfig("nobody"))
+    assert found["result"] == "failed"
+    assert "watch on pods" in found["found"]
+    assert "patch on peerpods/status.confidentialcontainers.org" in found["found"]
+    absent = doctor(tmp_path / "absent")
+    assert absent["result"] == "failed"
+    assert "absent" in absent["found"]

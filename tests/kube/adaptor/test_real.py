@@ -302,6 +302,8 @@ async def test_the_node_s_capacity_limits_it(cluster, namespace):
             await machine.create_pod("c" * 64, "second")
         assert "its limit is 1" in str(caught.value)
         await machine.until(lambda: "PeerPodLimitReached" in machine.events())
+        found = machine.events()["PeerPodLimitReached"]["involvedObject"]
+        assert (found["name"], bool(found["uid"])) == ("second", True)
 
     await on_node(cluster, namespace, play)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Awaitable, Callable
@@ -11,7 +12,7 @@ from typing import Any
 import attrs
 
 from peerpods.adaptor.executor import Place
-from peerpods.adaptor.kube import desired
+from peerpods.adaptor.kube import desired, notes
 from peerpods.adaptor.kube.bounded import bounded
 from peerpods.adaptor.kube.nodelimit import NodeLimit, read_node
 from peerpods.adaptor.kube.notes import Note
@@ -22,6 +23,7 @@ from peerpods.adaptor.kube.pullsecrets import PullSecrets
 from peerpods.adaptor.kube.speaker import Recorder, Speaker
 from peerpods.adaptor.ports import Host, Limit, Notice, PodFacts
 from peerpods.adaptor.sandbox import Sandbox
+from peerpods.aio import spawn
 from peerpods.kube.client.api import KubeApi
 from peerpods.kube.client.errors import ApiError
 from peerpods.kube.objects.resources import NODES, PODS, Resource
@@ -92,7 +94,7 @@ class KubeCluster:
             advertise=options.advertise_capacity,
         )
         self._peerpods = PeerPods(reactor, kube, tools.make_queue, place=place, provider=provider, now=now)
-        self._speaker = Speaker(reactor, tools.recorder, options.slow_after)
+        self._speaker = Speaker(reactor, tools.recorder, options.slow_after, now)
         self._secrets = PullSecrets(reactor, kube, max_user_data)
 
     async def start(self, host: Host) -> None:
@@ -118,12 +120,17 @@ class KubeCluster:
             )
         except ApiError as error:
             log.warning("pod_unknown", pod=pod.name, namespace=pod.namespace, error=str(error))
+            known = self._pods.known(pod)
+            if known is not None and known.pull_secrets and not error.not_found:
+                listed = ", ".join(known.pull_secrets)
+                text = f"pull secrets {listed} could not be read: {error} (the VM pulls without them)"
+                self.tell(pod, Notice.PULL_SECRET, text)
             return PodFacts(uid=pod.uid)
         view = read_pod(answer)
         if pod.uid and pod.uid not in (view.uid, view.static_uid):
             return PodFacts(uid=pod.uid)  # the answer is another pod of the same name
-        known = attrs.evolve(pod, uid=view.uid)
-        auth_json, names = await self._secrets.gather(view, lambda text: self.tell(known, Notice.PULL_SECRET, text))
+        named = attrs.evolve(pod, uid=view.uid)
+        auth_json, names = await self._secrets.gather(view, lambda text: self.tell(named, Notice.PULL_SECRET, text))
         return PodFacts(uid=view.lasting_uid, auth_json=auth_json, pull_secrets=names)
 
     def limit(self) -> Limit | None:
@@ -132,7 +139,19 @@ class KubeCluster:
 
     def tell(self, pod: Pod, notice: Notice, text: str) -> None:
         """See `ClusterPort`."""
-        self._speaker.tell(pod, Note("Warning", notice.value, text, "Create"))
+        note = notes.warning(notice.value, text, "Create")
+        known = self._pods.known(pod)
+        if pod.uid or known is not None:
+            self._speaker.tell(pod if known is None else attrs.evolve(pod, uid=pod.uid or known.uid), note)
+        else:
+            spawn(self._tell(pod, note)).addErrback(_died)
+
+    async def _tell(self, pod: Pod, note: Note) -> None:
+        """Without a UID nobody finds the event, so ask for it first."""
+        uid = ""
+        with contextlib.suppress(ApiError):
+            uid = read_pod(await self._tools.kube.get(PODS, pod.name, pod.namespace)).uid
+        self._speaker.tell(attrs.evolve(pod, uid=uid), note)
 
     async def announce(self, sandbox: Sandbox) -> None:
         """See `ClusterPort`."""
@@ -151,6 +170,10 @@ class KubeCluster:
     def name_of(self, sandbox: Sandbox) -> str:
         """See `ClusterPort`."""
         return desired.name_of(sandbox) if sandbox.attempt else ""
+
+
+def _died(failure: Any) -> None:
+    log.error("event_lost", error=failure.getTraceback())
 
 
 def _report(s: Sandbox) -> None:

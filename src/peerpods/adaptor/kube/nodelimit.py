@@ -78,10 +78,14 @@ class NodeLimit:
     def start(self) -> None:
         """Begin to watch; until the API server answers, the setting counts."""
         NODE_LIMIT.set(self._flag.count if self._flag else -1)
-        self._informer.start().addErrback(lambda failure: None)
+        self._informer.start().addCallbacks(self._first, lambda failure: None)
         if self._queue is not None:
             self._queue.start()
             self._queue.add(self._node)
+
+    def _first(self, _result: object) -> None:
+        if self._node not in self._informer.store:
+            log.warning("node_unknown", node=self._node, note="the cluster has no such Node; see --node (NODE_NAME)")
 
     async def stop(self) -> None:
         """Watch no more; what is advertised stays, as running pods do."""

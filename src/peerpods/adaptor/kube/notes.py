@@ -48,6 +48,11 @@ def _note(kind: str, reason: str, text: str, action: str) -> Note:
     return Note(kind, reason, cut(encoded[:NOTE_MAX].decode(errors="ignore"), NOTE_MAX), action)
 
 
+def warning(reason: str, text: str, action: str) -> Note:
+    """A warning of any reason."""
+    return _note("Warning", reason, text, action)
+
+
 def _size(spec: InstanceSpec) -> str:
     parts = [
         f"{spec.vcpus} vCPU" if spec.vcpus else "",

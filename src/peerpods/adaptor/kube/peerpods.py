@@ -235,12 +235,15 @@ class PeerPods:
             if error.details.get("kind") == "namespaces":
                 self._say(f"namespace-{record.namespace}", "peerpod_namespace_unknown", **record.named())
             else:
-                note = "the cluster has no PeerPod CRD; VMs are tracked by the journal and their tags alone"
-                self._say("crd", "peerpod_kind_unknown", error=str(error), note=note)
+                self._no_kind(error)
         elif error.already_exists or error.invalid:
             self._say(f"invalid-{record.id}", "peerpod_not_created", **record.named(), error=str(error))
         else:
             raise error
+
+    def _no_kind(self, error: ApiError) -> None:
+        note = "the cluster has no PeerPod CRD; VMs are tracked by the journal and their tags alone"
+        self._say("crd", "peerpod_kind_unknown", error=str(error), note=note)
 
     async def _update(self, record: Sandbox, obj: Json) -> bool:
         """Send what differs; False when the object is no longer there."""
@@ -321,8 +324,10 @@ class PeerPods:
             if not error.not_found:
                 self._say("list", "peerpods_not_listed", error=str(error))
                 raise
+            self._no_kind(error)
             listed = []
-        self._said.clear()
+        else:
+            self._said.clear()
         found = {SandboxId(view.sandbox): obj for obj in listed if (view := peerpod.parse(obj)).sandbox}
         for sandbox, obj in found.items():
             if self._known.get(sandbox) is asked.get(sandbox):

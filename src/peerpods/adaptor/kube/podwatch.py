@@ -22,7 +22,7 @@ from peerpods.aio import spawn
 from peerpods.kube.client.api import KubeApi
 from peerpods.kube.client.errors import ApiError
 from peerpods.kube.objects.resources import PODS
-from peerpods.model import SandboxId
+from peerpods.model import Pod, SandboxId
 from peerpods.obs.log import get_logger
 
 log = get_logger("adaptor")
@@ -90,6 +90,11 @@ class PodWatch:
         for timer in self._suspects.values():
             timer.cancel()
         self._suspects.clear()
+
+    def known(self, pod: Pod) -> PodView | None:
+        """The Pod object of this name on this node, as it was last heard of."""
+        found: PodView | None = self._informer.store.get(f"{pod.namespace}/{pod.name}")
+        return found
 
     def look_at_all(self) -> None:
         """Compare every living sandbox with the pods that are known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -41,10 +42,12 @@ class Speaker:
 
     Args:
         slow_after: seconds after which a phase is called slow; 0 for never.
+        now: seconds since the epoch.
     """
 
-    def __init__(self, reactor: IReactorTime, recorder: Recorder, slow_after: float) -> None:
+    def __init__(self, reactor: IReactorTime, recorder: Recorder, slow_after: float, now: Callable[[], float]) -> None:
         self._reactor = reactor
+        self._now = now
         self._recorder = recorder
         self._slow_after = slow_after
         self._host: Host
@@ -94,5 +97,10 @@ class Speaker:
     def _slow(self, sandbox: SandboxId) -> None:
         del self._timers[sandbox]
         record = self._host.records.get(sandbox)
-        if record is not None and record.phase in notes.SLOW_PHASES:
-            self._say(record, notes.slow(record, self._slow_after))
+        if record is None or record.phase not in notes.SLOW_PHASES:
+            return
+        if record.phase is Phase.STOPPING and not record.trouble:
+            self._watch(record)  # clouds take their time to delete; worth a word when it does not work
+            return
+        since = record.history[-1].at if record.history else record.changed_at
+        self._say(record, notes.slow(record, max(self._slow_after, self._now() - since)))
