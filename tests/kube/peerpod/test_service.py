@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import pytest_twisted
+import yaml
 
 from peerpods.kube.client import ApiError, PatchKind
 from peerpods.kube.objects.peerpod import parse
-from peerpods.kube.objects.resources import NAMESPACES, PEER_PODS, PODS
+from peerpods.kube.objects.resources import CRDS, DEPLOYMENTS, LEASES, NAMESPACES, PEER_PODS, PODS
 from peerpods.kube.peerpod import deletion
 from peerpods.kube.peerpod.service import READY
 from peerpods.obs import ready
+from tests.kube.double import Double
 from tests.kube.peerpod.stage import Stage
 
 ONE, TWO = "1" * 64, "2" * 64
@@ -231,4 +236,87 @@ async def test_existing_objects_are_taken_as_they_are(stage: Stage) -> None:
     await stage.controller().startService()
     await stage.kube.delete(PODS, "web", stage.namespace, grace=0)
     await stage.until(lambda: stage.gone(PEER_PODS, "web-resource-x7k2p"))
+    assert not stage.cloud.records
+
+
+@pytest.mark.parametrize("place", ["double"], indirect=True)
+@in_reactor
+async def test_the_api_server_is_away_for_a_while(stage: Stage, double: Double) -> None:
+    name = await stage.peer_pod(ONE, await stage.pod(), instance=await stage.vm(ONE))
+    late = await stage.peer_pod(TWO, await stage.pod("late"), pod="late", instance=await stage.vm(TWO))
+    stage.faults.delete_polls = 60
+    await stage.controller().startService()
+    await stage.kube.delete(PODS, "web", stage.namespace, grace=0)
+    await stage.until(lambda: stage.faults.delete_polls < 60)
+    await double.stop()
+    double.remove(PODS, "late", stage.namespace, now=True)
+    await stage.until(lambda: len(stage.cloud.records) == 1, 10)
+    await stage.pause(1.0)
+    await double.start()
+    double.collect()
+    await stage.until(lambda: stage.gone(PEER_PODS, name), 40)
+    await stage.until(lambda: stage.gone(PEER_PODS, late), 40)
+    assert not stage.cloud.records
+
+
+@pytest.mark.parametrize("place", ["double"], indirect=True)
+@in_reactor
+async def test_the_crd_goes_first(stage: Stage, double: Double) -> None:
+    service = stage.controller(final_timeout=30.0)
+    await service.startService()
+    await stage.peer_pod(ONE, await stage.pod(), instance=await stage.vm(ONE), node="stage-node")
+    await stage.until(lambda: len(service.controller.index) == 1)
+    await stage.kube.delete(CRDS, "peerpods.confidentialcontainers.org")
+    await service.stopService()
+    assert not stage.cloud.records
+    await stage.until(lambda: double.store.get(CRDS, "peerpods.confidentialcontainers.org") is None)
+    double.register(yaml.safe_load((Path(__file__).parents[3] / "k8s/base/crds/peerpods.yaml").read_text()))
+
+
+@pytest.mark.parametrize("place", ["double"], indirect=True)
+@in_reactor
+async def test_only_our_deployment_goes(stage: Stage, double: Double) -> None:
+    own = {"metadata": {"name": "peerpod-ctrl", "namespace": stage.namespace}}
+    double.seed(DEPLOYMENTS, own)
+    service = stage.controller(final_timeout=30.0, adaptor_grace=1.5)
+    await service.startService()
+    await stage.until(lambda: ready.is_ready([READY]))
+    vm = await stage.vm(TWO, node="stage-node")
+    kept = await stage.peer_pod(TWO, await stage.pod("b"), pod="b", instance=vm, node="stage-node")
+    name = await stage.peer_pod(ONE, await stage.pod(), instance=await stage.vm(ONE), node="stage-node")
+    await stage.kube.delete(PODS, "web", stage.namespace, grace=0)
+    await stage.pause(0.5)
+    double.remove(DEPLOYMENTS, "peerpod-ctrl", stage.namespace, now=True)
+    await service.stopService()
+    assert set(stage.cloud.records) == {vm}
+    assert await stage.gone(PEER_PODS, name) and not await stage.gone(PEER_PODS, kept)
+
+
+@pytest.mark.parametrize("place", ["double"], indirect=True)
+@in_reactor
+async def test_the_lease_is_lost_and_won_again(stage: Stage, double: Double) -> None:
+    service = stage.controller(leader_elect=True)
+    await service.startService()
+    await stage.until(lambda: service.leads)
+    stage.faults.delete_polls = 10**6
+    name = await stage.peer_pod(ONE, await stage.pod(), instance=await stage.vm(ONE))
+    await stage.kube.delete(PODS, "web", stage.namespace, grace=0)
+    await stage.until(lambda: stage.faults.delete_polls < 10**6)
+
+    def take(lease: dict[str, Any]) -> None:
+        lease["spec"]["holderIdentity"] = "a stranger"
+
+    double.change(LEASES, "peerpod-ctrl", stage.namespace, take)
+    await stage.until(lambda: not service.leads, 15)
+    left = stage.faults.delete_polls
+    await stage.pause(0.5)
+    assert stage.faults.delete_polls == left, "what was under way is cut off"
+    stage.faults.delete_polls = 0
+
+    def give(lease: dict[str, Any]) -> None:
+        lease["spec"]["holderIdentity"] = ""
+
+    double.change(LEASES, "peerpod-ctrl", stage.namespace, give)
+    await stage.until(lambda: service.leads, 15)
+    await stage.until(lambda: stage.gone(PEER_PODS, name))
     assert not stage.cloud.records
