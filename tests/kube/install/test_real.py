@@ -7,6 +7,7 @@ in k8s/ fails here. Objects of APIs that the server is too old for are left out,
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ pytestmark = [pytest.mark.kube, pytest.mark.needs_controllers, pytest.mark.timeo
 NAMESPACE = names.INSTALL_NAMESPACE
 GROUP = "/apis/confidentialcontainers.org/v1alpha1"
 CONFIG = f"{GROUP}/namespaces/{NAMESPACE}/peerpodconfigs/{names.CONFIG_NAME}"
+OURS = (sys.executable, "-m", "peerpods.cli.main")
 NOT_OURS = {"events", "endpoints", "endpointslices", "leases", "componentstatuses", "controllerrevisions"}
 """Kinds that the cluster makes on its own, all the time."""
 
@@ -220,7 +222,7 @@ def test_remove_with_our_command(own: RealCluster, tool: Any, clean: set[str], t
         installed(own, kubelet)
         make_peer_pod(own, "a-resource-1")
         began = time.monotonic()
-        done = tool(TOP / "tests/kube/install/peerpods.sh", "uninstall", "--yes", "--timeout=200")
+        done = tool(*OURS, "uninstall", "--yes", "--timeout=200")
         assert "done, nothing is left" in done.stdout
         assert time.monotonic() - began < 200
     assert everything(own) - clean == set(), kubelet.logs()
@@ -252,7 +254,7 @@ def test_the_wrong_order_ends_by_itself(
         assert "i-b-resource-2" in said, "the VM that may be left is named"
         assert "peerpods uninstall --force" in said + kubelet.of("peerpodconfig-ctrl").text(), "with the remedy"
         print(f"{order}: {took:.0f} s")
-        rest = tool(TOP / "tests/kube/install/peerpods.sh", "uninstall", "--yes", "--force", "--timeout=100")
+        rest = tool(*OURS, "uninstall", "--yes", "--force", "--timeout=100")
     assert everything(own) - clean == set(), rest.stdout + kubelet.logs()
 
 
@@ -269,7 +271,7 @@ def test_the_wrong_order_without_controllers_is_undone_by_force(
         own.must("PATCH", f"/api/v1/nodes/{NODE}", {"metadata": {"labels": {"x": "y"}}}, MERGE_PATCH)
         done = tool("kubectl", "delete", "-k", folder, "--timeout=5s", check=False)
         assert done.returncode != 0, "it hangs"
-        done = tool(TOP / "tests/kube/install/peerpods.sh", "uninstall", "--yes", "--force", "--timeout=60")
+        done = tool(*OURS, "uninstall", "--yes", "--force", "--timeout=60")
         assert "a VM may be left: PeerPod shop/a-resource-1: provider memory, instance i-a-resource-1" in done.stdout
     assert everything(own) - clean == set(), done.stdout
 
