@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from peerpods.kube.client import ApiError, LeaderElection
+from peerpods.kube.client.pause import steady
 from tests.kube.client.fakes import HandKube
 
 
@@ -183,3 +186,27 @@ def test_stop_before_leading_writes_nothing():
     writes = server.writes
     Deferred.fromCoroutine(second.stop())
     assert log == [] and server.writes == writes
+
+
+def test_the_clock_on_the_wall_does_not_make_a_leader(monkeypatch):
+    """Twisted's reactors read the wall clock; a leader whose machine's time is set back leads no longer for that."""
+
+    class WallReactor(Clock):
+        seconds = staticmethod(time.time)
+
+        def callLater(self, *args):
+            return super().callLater(*args)
+
+    now = [5.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    election, _ = make(Server(), WallReactor(), "a")
+    election.start()
+    assert election.leading
+    now[0] += 10.1
+    assert not election.leading
+
+
+def test_a_clock_of_a_test_is_taken_as_it_is():
+    clock = Clock()
+    clock.advance(7)
+    assert steady(clock)() == 7

@@ -40,6 +40,20 @@ def server(authority):
     port.stopListening()
 
 
+@ensure
+async def test_a_server_on_ipv6_is_known_by_its_address(authority):
+    crt, key = authority.issue("six", "server", addresses=("::1",))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(crt, key)
+    scripted = Scripted(lambda request: {"ok": 1})
+    port = listen_tls(reactor, "::1", 0, context, Site(scripted), max_connections=10, handshake_timeout=5)
+    try:
+        assert await ask(client(port, "[::1]", ca=str(authority.file))) == {"ok": 1}
+        assert scripted.requests[0].getHeader("host") == f"[::1]:{port.getHost().port}"
+    finally:
+        port.stopListening()
+
+
 def client(server, host, name="", **tls):
     access = _access("test", f"https://{host}:{server.getHost().port}", "", _Tls(**tls), name, None)
     return Kube(reactor, Session(reactor, Source(access), access, "t"), "t")

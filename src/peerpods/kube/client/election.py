@@ -15,7 +15,7 @@ from peerpods.kube.client import metrics
 from peerpods.kube.client.api import KubeApi
 from peerpods.kube.client.errors import ApiError
 from peerpods.kube.client.lease import Election, Terms
-from peerpods.kube.client.pause import sleep
+from peerpods.kube.client.pause import sleep, steady
 from peerpods.kube.objects.resources import LEASES
 from peerpods.obs.log import get_logger
 
@@ -51,6 +51,7 @@ class LeaderElection:
         duration, renew, retry: seconds; see `lease.Terms`.
         """
         self._reactor = reactor
+        self._now = steady(reactor)
         self._kube = kube
         self._name = name
         self._namespace = namespace
@@ -67,7 +68,7 @@ class LeaderElection:
     @property
     def leading(self) -> bool:
         """Whether this process leads right now, by the clock; ask before anything that only a leader may do."""
-        return self._leading and self._core.leads(self._reactor.seconds())
+        return self._leading and self._core.leads(self._now())
 
     @property
     def holder(self) -> str:
@@ -88,7 +89,7 @@ class LeaderElection:
             return
         ended = self._end("released")
         until = self._core.deadline
-        patience = 0.0 if until is None else until - self._reactor.seconds()
+        patience = 0.0 if until is None else until - self._now()
         if not ended.called:
             ended.addTimeout(max(0.1, patience), self._reactor)
         try:
@@ -114,7 +115,7 @@ class LeaderElection:
             await sleep(self._reactor, self._pause())
 
     def _pause(self) -> float:
-        if self._core.leads(self._reactor.seconds()):
+        if self._core.leads(self._now()):
             return self._terms.retry
         # Candidates that look at the same moments would always collide.
         return self._terms.retry * (1 + 0.2 * random.random())  # noqa: S311
@@ -129,7 +130,7 @@ class LeaderElection:
         if not (self._leading and self._core.known):
             await self._look()
         for _ in range(2):
-            began = self._reactor.seconds()
+            began = self._now()
             wish = self._core.wish(began, time.time())
             if wish is None:
                 return
@@ -141,7 +142,7 @@ class LeaderElection:
                 self._core.unsure()
                 await self._look()
                 continue
-            self._core.wrote(written, began, self._reactor.seconds())
+            self._core.wrote(written, began, self._now())
             self._lead()
             return
 
@@ -152,8 +153,8 @@ class LeaderElection:
             if not error.not_found:
                 raise
             lease = None
-        self._core.seen(lease, self._reactor.seconds())
-        if self._leading and not self._core.leads(self._reactor.seconds()):
+        self._core.seen(lease, self._now())
+        if self._leading and not self._core.leads(self._now()):
             self._lost("another one took the lease")
 
     async def _write(self, wish: dict[str, Any]) -> dict[str, Any]:
@@ -166,7 +167,7 @@ class LeaderElection:
     def _lead(self) -> None:
         until = self._core.deadline
         assert until is not None
-        delay = max(0.0, until - self._reactor.seconds())
+        delay = max(0.0, until - self._now())
         if self._timer is not None and self._timer.active():
             self._timer.reset(delay)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -11,6 +11,16 @@ from twisted.internet.defer import Deferred
 T = TypeVar("T")
 SLICE = 0.01
 """Seconds of work after which others get a turn."""
+
+
+def steady(reactor: Any) -> Callable[[], float]:
+    """A clock that nobody sets.
+
+    Twisted's reactors read the wall clock (`time.time`) unless told otherwise: when that is set back, they believe that
+    time has stood still. A test's clock is taken as it is.
+    """
+    seconds: Callable[[], float] = reactor.seconds
+    return time.monotonic if seconds is time.time else seconds
 
 
 def sleep(reactor: Any, seconds: float) -> Deferred[None]:
