@@ -59,7 +59,8 @@ lint: venv
 type: venv
 	mypy
 	mypy --strict -p peerpods.ttrpc -p peerpods.adaptor -p peerpods.relay -p peerpods.forwarder -p peerpods.tls \
-	    -p peerpods.pki -p peerpods.userdata -p peerpods.podnet -m peerpods.model -m peerpods.errors
+	    -p peerpods.pki -p peerpods.userdata -p peerpods.podnet -p peerpods.kube.client -p peerpods.kube.objects \
+	    -m peerpods.model -m peerpods.errors
 
 unit: venv
 	@tools/setup.sh --run python -m pytest -q $(PYTEST_FLAGS)
@@ -75,7 +76,7 @@ test-kube: test-setup venv
 .PHONY: bench
 bench: venv
 	@mkdir -p $(CACHE)/bench
-	for name in ttrpc datapath scale starts forwarder; do
+	for name in ttrpc datapath scale starts forwarder informer; do
 	    printf '\n== bench/%s.py\n' $$name
 	    tools/setup.sh --run python bench/$$name.py --json $(CACHE)/bench/$$name.json
 	done
