@@ -301,8 +301,10 @@ class World:
     def instance(
         self, sandbox: str, *, token: str = "", node: str = "n1", cluster: str = CLUSTER, pod: str = "web"
     ) -> str:
-        """An instance of the cloud; its id."""
+        """An instance of the cloud; its id. Without a sandbox it is one of the existing system, without our tags."""
         tags = {TAG_SANDBOX: sandbox, TAG_CLUSTER: cluster, TAG_NODE: node, TAG_POD: pod, TAG_NAMESPACE: "shop"}
+        if not sandbox:
+            tags = {}
         cloud = MemoryProvider(MemorySettings(), self.clock, store=self.cloud, faults=FaultPlan(guest=Guest.REFUSES))
         request = CreateRequest(
             token=token or f"{sandbox}-1", name="podvm", spec=InstanceSpec(), user_data=b"", tags=tags

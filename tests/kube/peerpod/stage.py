@@ -107,7 +107,7 @@ class Stage:
         return MemoryProvider(settings, reactor, store=self.cloud, faults=self.faults)
 
     async def vm(self, sandbox: str, *, pod: str = "web", node: str = "nowhere", attempt: int = 1) -> str:
-        """An instance; its id."""
+        """An instance; its id. Without a sandbox one of the existing system."""
         tags = {
             TAG_SANDBOX: sandbox,
             TAG_CLUSTER: self.cluster,
@@ -117,7 +117,7 @@ class Stage:
             TAG_TOKEN: f"{sandbox}-{attempt}",
         }
         request = CreateRequest(
-            token=f"{sandbox}-{attempt}", name="podvm", spec=InstanceSpec(), user_data=b"", tags=tags
+            token=f"{sandbox}-{attempt}", name="podvm", spec=InstanceSpec(), user_data=b"", tags=tags if sandbox else {}
         )
         return (await self._make("memory", None, self.reactor).create(request)).id
 

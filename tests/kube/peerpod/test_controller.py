@@ -82,10 +82,19 @@ def test_not_found_is_done() -> None:
     assert world.peer_pod(key) is None and world.told.reasons == ["VMDeleted"]
 
 
-def test_a_named_instance_of_another_sandbox_is_left_alone() -> None:
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {},
+        {"sandbox": ""},
+        {"sandbox": OTHER, "namespace": "theirs"},
+        {"sandbox": OTHER, "cluster": "green"},
+    ],
+)
+def test_an_instance_of_another_is_left_alone_whatever_the_object_says(lie: dict[str, str]) -> None:
     world = a_world()
     victim = world.instance(OTHER)
-    key = world.add(obj(instance_id=victim, deleting=40))
+    key = world.add(obj(instance_id=victim, deleting=40, **lie))
     world.run(1)
     assert victim in world.cloud.records and world.peer_pod(key) is None
     assert world.told.reasons == ["VMMayBeLeft"]
@@ -123,7 +132,7 @@ def test_refused_credentials_are_tried_anew_with_a_new_provider() -> None:
 def test_an_object_without_owner_stops_nobody_and_is_deleted_when_its_pod_is_gone() -> None:
     world = a_world()
     world.kube.put(PODS, a_pod("other", "u-2"))
-    bare = obj(sandbox="", pod_uid="", instance_id=world.instance(SANDBOX), provider="memory")
+    bare = obj(sandbox="", pod_uid="", instance_id=world.instance(""), provider="memory")
     bare["spec"] = {"cloudProvider": "memory", "instanceID": bare["spec"]["instanceID"]}
     del bare["metadata"]["labels"]
     bare["metadata"]["name"] = "web-resource-x7k2p"

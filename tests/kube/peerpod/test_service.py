@@ -212,7 +212,7 @@ async def test_sweep_at_the_start_and_again(stage: Stage) -> None:
 
 @in_reactor
 async def test_existing_objects_are_taken_as_they_are(stage: Stage) -> None:
-    vm = await stage.vm(ONE)
+    vm = await stage.vm("")
     uid = await stage.pod()
     owner = {"apiVersion": "v1", "kind": "Pod", "name": "web", "uid": uid, "controller": True}
     old = {

@@ -228,8 +228,3 @@ def last_resort(view: PeerPodView, facts: Facts, cluster: str) -> Decision:
         return Decision()
     words = may_be_left(view, cluster, facts.progress.error or facts.provider.unknown)
     return Decision((Tell(warning=True, reason="VMMayBeLeft", note=words), Release(words)))
-
-
-def hurried(facts: Facts) -> bool:
-    """Whether something bigger waits for this object."""
-    return bool(facts.terminating) or facts.ending is not Ending.NONE

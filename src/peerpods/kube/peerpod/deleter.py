@@ -57,7 +57,7 @@ async def delete_all(cloud: Cloud, view: PeerPodView, cluster: str) -> str:
     wanted = tags_of(view, cluster)
     if wanted:
         listed = await cloud.call("list", cloud.provider.list(wanted), LOOK_TIMEOUT)
-        doomed += [one.id for one in tagged(listed, wanted)]
+        doomed += [one.id for one in tagged(listed, wanted) if not is_foreign(view, one, cluster)]
     if view.token:
         one = await cloud.call("find", cloud.provider.find(view.token), LOOK_TIMEOUT)
         if one is not None and not is_foreign(view, one, cluster):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from peerpods.clouds.interface import TAG_CLUSTER, TAG_SANDBOX
+from peerpods.clouds.interface import TAG_CLUSTER, TAG_NAMESPACE, TAG_SANDBOX
 from peerpods.kube.objects.peerpod import PeerPodView
 from peerpods.model import Instance
 
@@ -87,13 +87,14 @@ def tags_of(view: PeerPodView, cluster: str) -> dict[str, str]:
 
 
 def is_foreign(view: PeerPodView, instance: Instance, cluster: str) -> bool:
-    """Whether an instance that the object names by id is plainly another's: tags that contradict the object's.
+    """Whether an instance that an object leads to is plainly another's: tags that contradict the object.
 
-    Whoever may write PeerPods in a namespace must not be able to have any VM of the account deleted.
+    Whoever may write PeerPods in a namespace must not be able to have any VM of the account deleted. Instances of the
+    existing system have none of these tags, and its objects name no instance of ours.
     """
     tags = dict(instance.tags)
-    told = {TAG_SANDBOX: view.sandbox, TAG_CLUSTER: view.cluster or cluster if view.sandbox else ""}
-    return any(wanted and tags.get(key, wanted) != wanted for key, wanted in told.items())
+    told = {TAG_SANDBOX: view.sandbox, TAG_CLUSTER: view.cluster or cluster, TAG_NAMESPACE: view.namespace}
+    return any(tags.get(key, value) != value for key, value in told.items())
 
 
 def tagged(instances: Iterable[Instance], wanted: dict[str, str]) -> list[Instance]:
