@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 
 from peerpods.errors import LocalFailure
-from peerpods.image import debian, elf, inputs, wheels
+from peerpods.image import debian, elf, inputs, key, wheels
 from peerpods.image.progress import Progress
 from peerpods.image.run import run
 
@@ -80,13 +80,13 @@ def make(folder: Path, cache: Path, requirements: Path, progress: Progress) -> B
         tools = archive.closure(list(inputs.TOOLS), inputs.DROPPED)
     with progress.step(f"fetching {len(names)} packages, the kernel and {len(tools)} packages of tools"):
         found = {package.name: package for package in archive.fetch({*names, *tools, kernel})}
-        wheel_files = wheels.fetch(requirements, cache / f"image-wheels-{_short(requirements)}")
+        wheel_files = wheels.fetch(requirements, cache / f"image-wheels-{key.requirements_key(requirements)}")
     with progress.step("unpacking"):
         debian.unpack([found[name] for name in names], scratch / "root")
         debian.unpack([found[name] for name in tools], scratch / "tools")
         _unpack_kernel(found[kernel], scratch)
-        _certificates(scratch / "root")
-        _strip(scratch / "root")
+        certificates(scratch / "root")
+        strip(scratch / "root", inputs.STRIPPED)
         wheels.unpack(wheel_files, scratch / "root" / PYTHON_PACKAGES)
         check_libraries(scratch / "root")
     lines = [found[name].lock_line() for name in sorted({*names, kernel})]
@@ -95,10 +95,6 @@ def make(folder: Path, cache: Path, requirements: Path, progress: Progress) -> B
     shutil.rmtree(folder, ignore_errors=True)
     scratch.rename(folder)
     return Base(folder)
-
-
-def _short(file: Path) -> str:
-    return debian.checked(file, "")[:12]
 
 
 def _unpack_kernel(package: debian.Package, scratch: Path) -> None:
@@ -116,7 +112,7 @@ def _unpack_kernel(package: debian.Package, scratch: Path) -> None:
     shutil.rmtree(tree)
 
 
-def _certificates(root: Path) -> None:
+def certificates(root: Path) -> None:
     """The bundle that the package's maintainer script would have made."""
     parts = sorted((root / "usr/share/ca-certificates/mozilla").glob("*.crt"))
     bundle = root / "usr/lib/ssl/certs/ca-certificates.crt"
@@ -125,8 +121,9 @@ def _certificates(root: Path) -> None:
     bundle.write_bytes(b"".join(part.read_bytes() for part in parts))
 
 
-def _strip(root: Path) -> None:
-    for name in inputs.STRIPPED:
+def strip(root: Path, names: list[str]) -> None:
+    """Remove files and folders from an unpacked tree; make what is left readable, with no set-user-id."""
+    for name in names:
         path = root / name
         if path.is_symlink() or path.is_file():
             path.unlink()

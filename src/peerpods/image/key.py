@@ -66,5 +66,10 @@ def content_key(agent: Mapping[str, object]) -> str:
     return _key(facts)
 
 
+def requirements_key(requirements: Path = REQUIREMENTS) -> str:
+    """Of the wheels that a requirements file pins."""
+    return _text(requirements)[:12]
+
+
 def _text(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
