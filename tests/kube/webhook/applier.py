@@ -1,6 +1,6 @@
 """An own small applier of JSON patches, strict as the API server's: what a test trusts instead of our own code."""
 
-import copy
+import marshal
 
 
 class PatchError(Exception):
@@ -9,7 +9,7 @@ class PatchError(Exception):
 
 def apply(document, operations):
     """A new document; the old one is untouched."""
-    document = copy.deepcopy(document)
+    document = _clone(document)
     for operation in operations:
         parts = [part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:]]
         holder = document
@@ -17,6 +17,11 @@ def apply(document, operations):
             holder = _step(holder, part)
         _change(holder, parts[-1], operation)
     return document
+
+
+def _clone(document):
+    """A deep copy of JSON, quickly."""
+    return marshal.loads(marshal.dumps(document))
 
 
 def _step(holder, part):
@@ -35,6 +40,6 @@ def _change(holder, last, operation):
     if what == "remove":
         del holder[last]
     elif what in ("add", "replace"):
-        holder[last] = copy.deepcopy(operation["value"])
+        holder[last] = _clone(operation["value"])
     else:
         raise PatchError(f"operation {what}")
