@@ -67,7 +67,7 @@ class Controller:
         more = {} if make_provider is None else {"make": make_provider}
         self._verifier = Verifier(reactor, self._look_again, **more)
         self._writing = Writing(kube, recorder)
-        self._configs = WorkQueue(reactor, self._config, workers=2, cap=60.0, name="peerpodconfigs")
+        self._configs = WorkQueue(reactor, self._config, workers=1, cap=60.0, name="peerpodconfigs")
         self._nodes = WorkQueue(reactor, self._node, cap=60.0, name="nodes")
         self._namespaces = WorkQueue(reactor, self._pull_secrets, cap=60.0, name="pull-secrets")
         self.world: World | None = None
@@ -164,6 +164,10 @@ class Controller:
 
     # -- what is in force
 
+    def _winner(self) -> str:
+        assert self.world is not None
+        return choose(self.world.of(CONFIGS).values(), self._namespace)
+
     def _classes(self) -> frozenset[str]:
         return self._current.class_names if self._current is not None and self._granting_on else frozenset()
 
@@ -230,7 +234,7 @@ class Controller:
                 self._configs.add(key)
             if not self.world.of(CONFIGS):
                 self._gone()
-            if not self.held() and self._rights_held is not False:
+            if not self._winner() and self._rights_held is not False:
                 self._configs.add(NO_CONFIG)
 
     def _every_node(self) -> None:
@@ -247,13 +251,13 @@ class Controller:
     async def _config(self, key: str) -> float | None:
         assert self.world is not None
         if key == NO_CONFIG:
-            if not self.held():
+            if not self._winner():
                 await self.let_go()
             return None
         obj = self.world.of(CONFIGS).get(key)
         if obj is None:
             return None
-        winner = choose(self.world.of(CONFIGS).values(), self._namespace)
+        winner = self._winner()
         config = parse_config(obj)
         if key != winner:
             return await self._other(key, winner, obj, config)
