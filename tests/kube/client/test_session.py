@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
 import pytest_twisted
@@ -84,6 +85,37 @@ async def test_many_refused_at_once_renew_once(rig):
     results = await DeferredList(calls)
     assert results == [(True, {"ok": 1})] * 10
     assert source.loads == [True]
+
+
+@ensure
+async def test_a_plugin_that_hangs_holds_nobody_up_beyond_his_time_and_is_not_started_again(rig):
+    hanging, loads = threading.Event(), []
+
+    class Hanging:
+        where = "the test"
+
+        def _thd_load(self, before, force):
+            loads.append(force)
+            hanging.wait(10)
+            return Access(url=one.url, authorization="Bearer new")
+
+    one = rig(
+        lambda request: {"ok": 1} if request.getHeader("authorization") else status(401, "Unauthorized"), Hanging()
+    )
+    for _ in range(3):
+        with pytest.raises(ApiError) as caught:
+            await one.kube.request("GET", "/x", timeout=0.1)
+        assert caught.value.unauthorized
+    assert loads == [True]
+    one.kube._session._tell_waiting(None)
+    one.kube._session._forced = one.kube._session._loaded = -100.0
+    with pytest.raises(ApiError):
+        await one.kube.request("GET", "/x", timeout=0.1)
+    assert loads == [True], "not even when its time is over"
+    hanging.set()
+    await until(lambda: not one.kube._session._source.busy)
+    await until(lambda: one.kube._session._renewal is None)
+    assert await one.kube.request("GET", "/x", timeout=1) == {"ok": 1}
 
 
 @ensure

@@ -35,8 +35,9 @@ class Access:
 class Source(Protocol):
     """Something that knows the credentials of now."""
 
-    where: str
-    """For messages."""
+    @property
+    def where(self) -> str:
+        """For messages."""
 
     def _thd_load(self, before: Access | None, force: bool) -> Access:
         """Read the credentials; blocks.

@@ -8,14 +8,12 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from twisted.internet.threads import deferToThread
-
 from peerpods.kube.client import codec
 from peerpods.kube.client.access import Access, InCluster, Kubeconfig, Source
 from peerpods.kube.client.api import Items, Json, PatchKind
 from peerpods.kube.client.errors import TOO_LARGE, ApiError
 from peerpods.kube.client.pause import in_slices
-from peerpods.kube.client.session import Ask, Session, malformed
+from peerpods.kube.client.session import Ask, Session, load, malformed
 from peerpods.kube.client.settings import KubeSettings
 from peerpods.kube.objects.resources import Resource
 from peerpods.obs.log import get_logger
@@ -354,7 +352,7 @@ async def connect(reactor: Any, settings: KubeSettings, *, component: str) -> Ku
         ConfigError: the credentials cannot be read.
     """
     source = source_of(settings)
-    access: Access = await deferToThread(source._thd_load, None, False)
+    access = await load(reactor, source, None, False)
     _warn(access)
     name = component if component.startswith("peerpods-") else f"peerpods-{component}"
     try:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore, TimeoutError
 from twisted.internet.threads import deferToThread
+from twisted.python.failure import Failure
 
 from peerpods.errors import ConfigError
 from peerpods.kube.client import codec, metrics
@@ -23,6 +24,8 @@ RENEW = 60.0
 """Seconds after which credentials are read again."""
 FORCE = 5.0
 """Seconds that must lie between two renewals because the server refused them: an exec plugin costs something."""
+LOADING = 45.0
+"""Seconds the reading of credentials may take: an exec plugin asks a cloud."""
 _log = get_logger("kube")
 
 
@@ -68,13 +71,13 @@ class Session:
 
     def __init__(self, reactor: Any, source: Source, access: Access, user_agent: str) -> None:
         self._reactor = reactor
-        self._source = source
+        self._source = _Alone(source)
         self._agent = user_agent
         self._gate = DeferredSemaphore(IN_FLIGHT)
         self._wire = Wire(reactor, access, self._gate)
         self._loaded = reactor.seconds()
         self._forced = -FORCE
-        self._renewal: Deferred[None] | None = None
+        self._renewal: Deferred[Any] | None = None
         self._waiting: list[Deferred[None]] = []
         self._closed = False
         self.url = access.url
@@ -95,7 +98,7 @@ class Session:
                 if not renewed and self._stale(error):
                     renewed = True
                     tries -= 1
-                    if await self._renew(force=True, stale=used):
+                    if await self._renewed(used, max(until - self._reactor.seconds(), 0.001)):
                         continue
                 delay = next_try(ask.method, error, tries, random.random())  # noqa: S311
                 if delay is None or self._reactor.seconds() + delay >= until or self._closed:
@@ -115,7 +118,7 @@ class Session:
             self._count(ask, 200 if error is None else error.status)
             if error is None:
                 return
-            if renewed or not self._stale(error) or not await self._renew(force=True, stale=used):
+            if renewed or not self._stale(error) or not await self._renewed(used, timeout):
                 raise error
 
     async def close(self) -> None:
@@ -160,49 +163,53 @@ class Session:
 
     def _freshen(self) -> None:
         """Renew in the background when it is time; the request at hand goes with what there is."""
-        if self._reactor.seconds() - self._loaded >= RENEW and self._renewal is None and not self._closed:
-            Deferred.fromCoroutine(self._renew(force=False, stale=None)).addErrback(
-                lambda failure: _log.error("credentials_renewal_failed", error=failure.getErrorMessage())
-            )
+        if self._reactor.seconds() - self._loaded >= RENEW and not self._closed:
+            self._renew(force=False)
 
-    async def _renew(self, *, force: bool, stale: Access | None) -> bool:
-        """Read the credentials anew, one reader at a time; whether another try makes sense."""
-        if stale is not None and stale is not self._wire.access:
+    async def _renewed(self, stale: Access, patience: float) -> bool:
+        """After a refusal: wait for newer credentials than `stale`; whether there are some."""
+        if stale is not self._wire.access:
             return True
-        if self._renewal is not None:
-            # Somebody reads already. His result may be from before the refusal; the next refusal then forces anew.
-            waiter: Deferred[None] = Deferred()
-            self._waiting.append(waiter)
-            await waiter
-            return stale is not self._wire.access
-        if force:
+        if self._renewal is None:
             if self._reactor.seconds() - self._forced < FORCE:
                 return False
             self._forced = self._reactor.seconds()
-        before = self._wire.access
-        self._renewal = Deferred()
+            self._renew(force=True)
+        if self._renewal is None:
+            return False
+        waiter: Deferred[None] = Deferred()
+        self._waiting.append(waiter)
+        waiter.addTimeout(patience, self._reactor)
         try:
-            return self._take(before, await deferToThread(self._source._thd_load, before, force))
-        except ConfigError as error:
-            _log.error("credentials_unreadable", where=self._source.where, error=str(error))
+            await waiter
+        except TimeoutError:
             return False
-        finally:
-            self._loaded = self._reactor.seconds()
-            self._renewal = None
-            waiting, self._waiting = self._waiting, []
-            for each in waiting:
-                if not each.called:
-                    each.callback(None)
+        return stale is not self._wire.access
 
-    def _take(self, before: Access, access: Access) -> bool:
+    def _renew(self, *, force: bool) -> None:
+        """Read the credentials in a thread, one at a time; whoever waits for it may give up without harm to it."""
+        if self._renewal is None and not self._source.busy:
+            self._renewal = load(self._reactor, self._source, self._wire.access, force)
+            self._renewal.addCallbacks(self._take, self._unreadable)
+            self._renewal.addBoth(self._tell_waiting)
+
+    def _unreadable(self, failure: Failure) -> None:
+        _log.error("credentials_unreadable", where=self._source.where, error=failure.getErrorMessage())
+
+    def _tell_waiting(self, _: object) -> None:
+        self._loaded = self._reactor.seconds()
+        self._renewal = None
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if not each.called:
+                each.callback(None)
+
+    def _take(self, access: Access) -> None:
+        before = self._wire.access
         if access == before or self._closed:
-            return False
-        same_way = (access.url, access.material, access.server_name) == (
-            before.url,
-            before.material,
-            before.server_name,
-        )
-        if same_way:
+            return
+        way = (access.url, access.material, access.server_name)
+        if way == (before.url, before.material, before.server_name):
             self._wire.access = access
         else:
             # Requests under way end on the old connections; new ones open new.
@@ -210,7 +217,40 @@ class Session:
             self.url = access.url
             old.retire()
         _log.info("credentials_renewed", where=self._source.where)
-        return True
+
+
+class _Alone:
+    """A source of which no more than one thread reads: one that hangs must not eat up the threads of the process."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.busy = False
+        """Whether a thread reads, also one that nobody waits for any more."""
+
+    @property
+    def where(self) -> str:
+        """As the source's own."""
+        return self._source.where
+
+    def _thd_load(self, before: Access | None, force: bool) -> Access:
+        self.busy = True
+        try:
+            return self._source._thd_load(before, force)
+        finally:
+            self.busy = False
+
+
+def load(reactor: Any, source: Source, before: Access | None, force: bool) -> Deferred[Access]:
+    """The credentials of now, read in a thread; ConfigError when they cannot be read, or not in time."""
+
+    def late(_: object, seconds: float) -> Access:
+        # The thread goes on for as long as it likes; its result is dropped.
+        raise ConfigError(
+            f"{source.where}: not read within {seconds:g} s", remedy="does an exec plugin wait for input?"
+        )
+
+    work: Deferred[Access] = deferToThread(source._thd_load, before, force)
+    return work.addTimeout(LOADING, reactor, onTimeoutCancel=late)
 
 
 def malformed(ask: Ask, url: str, error: Exception) -> ApiError:
