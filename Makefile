@@ -76,7 +76,7 @@ test-kube: test-setup venv
 .PHONY: bench
 bench: venv
 	@mkdir -p $(CACHE)/bench
-	for name in ttrpc datapath scale starts forwarder informer; do
+	for name in ttrpc datapath scale starts forwarder informer webhook; do
 	    printf '\n== bench/%s.py\n' $$name
 	    tools/setup.sh --run python bench/$$name.py --json $(CACHE)/bench/$$name.json
 	done
