@@ -13,7 +13,7 @@ from peerpods.aio import spawn
 from peerpods.clouds.memory.provider import MemoryProvider
 from peerpods.clouds.memory.settings import MemorySettings
 from peerpods.errors import CloudError, CloudFailure, ConfigError, DeadlineExceeded
-from peerpods.kube.peerpod.configuration import Configuration, read_folder, unknown_provider
+from peerpods.kube.peerpod.configuration import Configuration, Exports, read_folder, unknown_provider
 from peerpods.kube.peerpod.providers import HOLD, REMAKE, Cloud, Providers, is_unusable
 
 
@@ -123,6 +123,20 @@ def test_a_provider_has_files_of_its_own(tmp_path: Path) -> None:
     assert configuration.read("libvirt").settings.uri == "qemu+ssh://host/system"
     assert configuration.named() == ["libvirt"]
     assert read_folder(tmp_path) == {"LIBVIRT_URI": "qemu:///system"} and read_folder(tmp_path / "none") == {}
+
+
+def test_sdks_find_the_files_in_the_environment(tmp_path: Path) -> None:
+    environ = {"HOME": "/root", "AWS_REGION": "before"}
+    maker = Maker(Configuration(folder=str(tmp_path)), exports=Exports(environ))
+    (tmp_path / "AWS_REGION").write_text("after")
+    (tmp_path / "AWS_SECRET_ACCESS_KEY").write_text("one")
+    (tmp_path / "not-a-variable").write_text("x")
+    maker.use()
+    assert environ == {"HOME": "/root", "AWS_REGION": "after", "AWS_SECRET_ACCESS_KEY": "one"}
+    (tmp_path / "AWS_SECRET_ACCESS_KEY").write_text("two")
+    (tmp_path / "AWS_REGION").unlink()
+    maker.use()
+    assert environ == {"HOME": "/root", "AWS_REGION": "before", "AWS_SECRET_ACCESS_KEY": "two"}
 
 
 def test_tables_of_the_file(tmp_path: Path) -> None:

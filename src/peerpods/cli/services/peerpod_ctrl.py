@@ -26,7 +26,7 @@ def makeService(options: ServiceOptions) -> IService:
     """The controller with its HTTP port."""
     from twisted.internet import reactor
 
-    from peerpods.kube.peerpod.configuration import Configuration
+    from peerpods.kube.peerpod.configuration import Configuration, Exports
     from peerpods.kube.peerpod.providers import Providers
     from peerpods.kube.peerpod.service import READY, make_service
     from peerpods.obs import ready, structured
@@ -39,7 +39,8 @@ def makeService(options: ServiceOptions) -> IService:
         configuration = Configuration(
             path=options["config"] or "", folder=settings.provider_dir, environ=dict(os.environ)
         )
-        providers = Providers(reactor, configuration, at_once=settings.cloud_calls)
+        exports = Exports(os.environ)
+        providers = Providers(reactor, configuration, at_once=settings.cloud_calls, exports=exports)
         http = None
         if settings.http:
             http = make_http_service(reactor, settings.http, lambda: ready.is_ready([READY]))

@@ -8,7 +8,8 @@ mount some seconds after the Secret; the next use of the provider sees it and ma
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,15 @@ class Configuration:
     """--provider-dir, or nothing."""
     environ: Mapping[str, str] = attrs.field(factory=dict)
 
+    def files(self, name: str) -> dict[str, str]:
+        """What the files of --provider-dir say for a provider; those of its own subfolder win."""
+        if not self.folder:
+            return {}
+        return {**read_folder(Path(self.folder)), **read_folder(Path(self.folder, name))}
+
     def sources(self, name: str) -> tuple[dict[str, str], Mapping[str, object]]:
         """Environment with the files over it, and the TOML table."""
-        environ = dict(self.environ)
-        if self.folder:
-            environ |= read_folder(Path(self.folder))
-            environ |= read_folder(Path(self.folder, name))
+        environ = {**self.environ, **self.files(name)}
         return environ, sub_table(read_file(self.path), f"provider.{name}")
 
     def read(self, name: str) -> Configured:
@@ -102,6 +106,32 @@ class Configuration:
         if self.folder:
             names |= {name for name in registry.names() if Path(self.folder, name).is_dir()}
         return sorted(names & set(registry.names()))
+
+
+class Exports:
+    """Puts the files' values into the process's environment, for SDKs that read their credentials there.
+
+    Of two providers whose files give one variable different values, the one made last wins: let those be settings of
+    the provider, which each reads for itself.
+    """
+
+    def __init__(self, environ: MutableMapping[str, str]) -> None:
+        self._environ = environ
+        self._before: dict[str, str | None] = {}
+
+    def put(self, values: Mapping[str, str]) -> None:
+        """Set these variables; what an earlier call set and is not among them becomes what it was before."""
+        for name in [one for one in self._before if one not in values]:
+            before = self._before.pop(name)
+            if before is None:
+                self._environ.pop(name, None)
+            else:
+                self._environ[name] = before
+        for name, value in values.items():
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or "\0" in value:
+                continue
+            self._before.setdefault(name, self._environ.get(name))
+            self._environ[name] = value
 
 
 def unknown_provider(name: str, namespace: str) -> str:

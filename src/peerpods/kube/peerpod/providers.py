@@ -12,7 +12,7 @@ from peerpods.aio import spawn
 from peerpods.clouds import registry
 from peerpods.clouds.interface import Provider
 from peerpods.errors import CloudError, CloudFailure, ConfigError, DeadlineExceeded, PeerPodError
-from peerpods.kube.peerpod.configuration import Configuration
+from peerpods.kube.peerpod.configuration import Configuration, Exports
 from peerpods.obs.log import get_logger
 from peerpods.obs.metrics import CLOUD_CALLS
 
@@ -56,6 +56,7 @@ class Providers:
 
     Args:
         make: as `registry.make_provider`; tests bring clouds of their own.
+        exports: where SDKs find what the files of --provider-dir say.
         at_once: how many calls of `use` run at once for one cloud; the others wait in order, and no cloud waits for
             another.
     """
@@ -67,11 +68,13 @@ class Providers:
         *,
         at_once: int = 16,
         make: Callable[[str, Any, Any], Provider] = registry.make_provider,
+        exports: Exports | None = None,
     ) -> None:
         self.configuration = configuration
         self._reactor = reactor
         self._at_once = at_once
         self._make = make
+        self._exports = exports
         self._slots: dict[str, _Slot] = {}
         self._stopped = False
 
@@ -129,6 +132,8 @@ class Providers:
         if made is not None:
             log.info("provider_remade", provider=slot.name, why="refused by the cloud" if again else "settings changed")
             await self._retire(slot)
+        if self._exports is not None:
+            self._exports.put(self.configuration.files(slot.name))
         try:
             provider = self._make(slot.name, configured.settings, self._reactor)
             await bounded(self._reactor, provider.start(), START_TIMEOUT, f"starting provider {slot.name}")
