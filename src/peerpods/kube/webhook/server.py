@@ -14,6 +14,7 @@ All but the first carry a Kubernetes Status, whose message the API server shows 
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterable
 from io import BytesIO
 from typing import Any, cast
 
@@ -190,17 +191,23 @@ class ReviewFactory(Factory):
     async def close(self, timeout: float) -> None:
         """End the idle connections now and the others after their answer, in at most `timeout` seconds."""
         self.drain()
-        for channel in list(self.channels):
-            if not channel.busy:
-                channel.loseConnection()
+        idle = [channel for channel in self.channels if not channel.busy]
+        for channel in idle:
+            channel.loseConnection()
         if not self.channels:
             return
         self._empty = Deferred()
-        timer = self.reactor.callLater(timeout, self._abort)
+        timers = [
+            # A client that does not even notice that its idle connection ends has nothing to lose.
+            self.reactor.callLater(min(1.0, timeout), self._abort, idle),
+            self.reactor.callLater(timeout, self._abort, self.channels),
+        ]
         await self._empty
-        if timer.active():
-            timer.cancel()
+        for timer in timers:
+            if timer.active():
+                timer.cancel()
 
-    def _abort(self) -> None:
-        for channel in list(self.channels):
-            cast(Any, channel.transport).abortConnection()
+    def _abort(self, channels: Iterable[ReviewChannel]) -> None:
+        for channel in list(channels):
+            if channel in self.channels:
+                cast(Any, channel.transport).abortConnection()

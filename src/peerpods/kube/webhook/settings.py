@@ -25,7 +25,7 @@ class WebhookSettings:
     http: str = f.option("http", f.http_address(), "0.0.0.0:8081", "where /metrics, /healthz and /readyz are served")
     runtime_classes: str = f.option(
         "runtime-classes",
-        f.text("CLASS=RESOURCE, more after commas", rf"({_NAME}={_RESOURCE})?(,{_NAME}={_RESOURCE})*"),
+        f.text("CLASS=RESOURCE, more after commas", rf"({_NAME}={_RESOURCE}(,{_NAME}={_RESOURCE})*)?"),
         "",
         "the runtime classes of peer pods, each with the extended resource that counts its VMs; "
         "if unset, one class of target-runtimeclass and vm-resource",
@@ -149,7 +149,7 @@ class WebhookSettings:
         """
         if not self.runtime_classes:
             return {self.target_runtimeclass: self.vm_resource}
-        pairs = [pair.split("=", 1) for pair in self.runtime_classes.strip(",").split(",")]
+        pairs = [pair.split("=", 1) for pair in self.runtime_classes.split(",")]
         classes = dict(pairs)
         if len(classes) < len(pairs):
             raise ConfigError("runtime-classes names a class twice", setting="runtime-classes")
