@@ -72,7 +72,7 @@ async def test_propagation_foreground(stage: Stage) -> None:
 async def test_a_live_node_keeps_its_own_for_the_grace(stage: Stage) -> None:
     vm = await stage.vm(ONE, node="stage-node")
     name = await stage.peer_pod(ONE, await stage.pod(), instance=vm, node="stage-node")
-    await stage.controller(adaptor_grace=3.0).startService()
+    await stage.controller(adaptor_grace=6.0).startService()
     await stage.kube.delete(PODS, "web", stage.namespace, grace=0)
     await stage.pause(1.5)
     assert vm in stage.cloud.records
@@ -145,7 +145,7 @@ async def test_a_namespace_whose_vms_cannot_be_deleted_goes_after_the_bound(stag
     stage.faults.delete_errors = 10**6
     vm = await stage.vm(ONE)
     name = await stage.peer_pod(ONE, "", instance=vm)
-    await stage.controller(namespace="default", release_after=4.0).startService()
+    await stage.controller(namespace="default", release_after=8.0).startService()
     await stage.kube.delete(NAMESPACES, stage.namespace)
     await stage.pause(2)
     assert not await stage.gone(PEER_PODS, name)
