@@ -104,6 +104,15 @@ class FakeServer:
         obj = self.objects.pop((resource.plural, namespace, name))
         self._tell(resource, "deleted", obj)
 
+    def collect(self) -> None:
+        """What the garbage collector does: PeerPods whose owner is not there are deleted."""
+        uids = {obj["metadata"]["uid"] for obj in self.objects.values()}
+        now = time_text(self.epoch + self.clock.seconds())
+        for obj in self.peerpods():
+            owners = obj["metadata"].get("ownerReferences") or []
+            if owners and all(one["uid"] not in uids for one in owners):
+                self.put(PEER_PODS, {**obj, "metadata": {"deletionTimestamp": now, **obj["metadata"]}}, "lab")
+
     def _tell(self, resource: Resource, kind: str, obj: dict) -> None:
         if not self.away:
             for watcher in list(self.watchers):

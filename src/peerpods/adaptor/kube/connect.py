@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
-
-from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from peerpods.adaptor.executor import Place
 from peerpods.adaptor.kube.cluster import FLUSH, KubeCluster, Options, Tools
 from peerpods.adaptor.kube.peerpods import RETRY_MAX, Queue
 from peerpods.adaptor.kube.podwatch import Store
-from peerpods.aio import spawn
 from peerpods.config.settings import AdaptorSettings
 from peerpods.kube.client import EventRecorder, Informer, Kube, KubeSettings, WorkQueue, connect
 from peerpods.kube.objects.names import ADAPTOR, GROUP
@@ -35,8 +31,7 @@ def tools(reactor: Any, kube: Kube, node: str) -> Tools:
         return WorkQueue(reactor, work, workers=WORKERS, cap=RETRY_MAX)
 
     async def close() -> None:
-        with contextlib.suppress(DeferredTimeout):  # the API server is away: what is left to say is lost
-            await spawn(recorder.flush()).addTimeout(FLUSH, reactor)
+        await recorder.flush(FLUSH)
         recorder.stop()
         await kube.close()
 

@@ -9,7 +9,7 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from peerpods.adaptor.kube.meters import NODE_LIMIT
-from peerpods.adaptor.kube.peerpods import Queue
+from peerpods.adaptor.kube.peerpods import GRACE, Queue
 from peerpods.adaptor.kube.podwatch import Store
 from peerpods.adaptor.ports import Limit, flag_limit
 from peerpods.kube.client.api import KubeApi, PatchKind
@@ -91,7 +91,7 @@ class NodeLimit:
         """Watch no more; what is advertised stays, as running pods do."""
         self._informer.stop()
         if self._queue is not None:
-            await self._queue.stop()
+            await self._queue.stop(GRACE)
 
     def current(self) -> Limit | None:
         """The limit, or None."""

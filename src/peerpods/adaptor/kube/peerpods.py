@@ -37,6 +37,8 @@ YOUNG = 60.0
 """Seconds of age below which an object without a record is left alone."""
 RETRY_MAX = 30.0
 """Longest pause between two tries, so that an API server that comes back is caught up with soon."""
+GRACE = 1.0
+"""Seconds that a write under way has when the adaptor stops; the next start goes on."""
 EVERYTHING = ""
 """The key of the look at all objects."""
 
@@ -50,8 +52,8 @@ class Queue(Protocol):
     def start(self) -> None:
         """Begin."""
 
-    async def stop(self) -> None:
-        """End."""
+    async def stop(self, grace: float = 10.0) -> None:
+        """End; work under way has `grace` seconds."""
 
 
 class PeerPods:
@@ -98,7 +100,7 @@ class PeerPods:
 
     async def stop(self) -> None:
         """End. The objects stay."""
-        await self._queue.stop()
+        await self._queue.stop(GRACE)
 
     def changed(self, before: Sandbox | None, after: Sandbox) -> None:
         """A record changed or was loaded. One that never asked the cloud for anything has no object."""
