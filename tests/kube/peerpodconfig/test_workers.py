@@ -256,6 +256,7 @@ class Held:
         self.objects = list(objects)
         self.released: list[str] = []
         self.let = 0
+        self.undoing = False
         self.refuse: ApiError | None = None
 
     def held(self) -> list[Any]:
@@ -265,6 +266,9 @@ class Held:
         if self.refuse is not None:
             raise self.refuse
         self.released.append(obj["metadata"]["name"])
+
+    def only_undo(self) -> None:
+        self.undoing = True
 
     async def let_go(self) -> None:
         self.let += 1
@@ -295,6 +299,7 @@ def test_a_deletion_under_way_is_waited_for_within_the_bound() -> None:
     assert end.called
     assert held.released == []
     assert held.let == 1
+    assert held.undoing, "else the finalizer would be put on again"
 
 
 def test_after_the_bound_the_finalizer_is_stripped() -> None:

@@ -62,6 +62,7 @@ class Controller:
         self._wish: Wish | None = None
         self._used: frozenset[str] = frozenset()
         self._granting_on = False
+        self._only_undo = False
         self._rights_held: bool | None = None
         """None while not known."""
         more = {} if make_provider is None else {"make": make_provider}
@@ -138,6 +139,10 @@ class Controller:
             ApiError: the server refused.
         """
         await self._writing.remove_finalizer(obj)
+
+    def only_undo(self) -> None:
+        """From now on nothing is set up any more; deletions go on."""
+        self._only_undo = True
 
     async def let_go(self) -> None:
         """Rights are held no longer, for there is nothing to undo; peerpod-ctrl's while it has VMs it sees to itself.
@@ -264,6 +269,8 @@ class Controller:
         if obj["metadata"].get("deletionTimestamp"):
             self._current = config
             return await self._removing.work(obj, config)
+        if self._only_undo:
+            return None
         await self._hold_rights()
         if not has_finalizer(obj):
             await self._writing.add_finalizer(obj)

@@ -75,6 +75,7 @@ async def finish(
         sleep: waits some seconds.
     """
     until = reactor.seconds() + bound
+    controller.only_undo()
     log.warning("wrong_order", going=what.what, note="it goes before the PeerPodConfig was deleted", bound=bound)
     while held := controller.held():
         late = reactor.seconds() >= until
