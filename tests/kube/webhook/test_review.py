@@ -2,6 +2,7 @@
 
 import base64
 import json
+from pathlib import Path
 
 import attrs
 import pytest
@@ -121,3 +122,29 @@ def test_warnings_and_denial():
 def test_refused_in_words(body, words):
     with pytest.raises(Refused, match=words):
         answer(body, POLICY)
+
+
+REAL = Path(__file__).parents[2] / "fixtures/kube/reviews.jsonl"
+SIZES = {
+    "busybox": ("1", "128", None),
+    "shop": ("2", "2048", None),
+    "meshed": ("2", "2176", None),
+    "train": (None, None, "1"),
+}
+
+
+def test_reviews_as_the_real_server_sends_them():
+    seen = []
+    for line in REAL.read_bytes().splitlines():
+        request = json.loads(line)["request"]
+        response = json.loads(answer(line, POLICY).body)["response"]
+        name = request["object"]["metadata"]["name"]
+        seen.append(name)
+        assert response["uid"] == request["uid"]
+        if name in SIZES:
+            patch = json.loads(base64.b64decode(response["patch"]))
+            assert sizes(apply(request["object"], patch)) == SIZES[name]
+            assert "warnings" not in response
+        else:
+            assert response == {"uid": request["uid"], "allowed": True}
+    assert seen == [*SIZES, "plain"]

@@ -244,3 +244,46 @@ async def test_one_that_never_ends_its_request_is_dropped_in_time(running):
     await running.factory.close(0.3)
     assert reactor.seconds() - began < 3
     stuck.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_too_many_connections_the_quietest_goes(running, monkeypatch):
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 3)
+    api_server = running.client()
+    await in_thread(api_server.review, review(pod(container("a"))))
+    strangers = [await in_thread(raw_tls, running.port, running.ca)]
+    for _ in range(6):
+        await in_thread(api_server.review, review(pod(container("a"))))
+        strangers.append(await in_thread(raw_tls, running.port, running.ca))
+    first = api_server.connection.sock
+    status, _, _ = await in_thread(api_server.review, review(pod(container("a"))))
+    assert status == 200
+    assert api_server.connection.sock is first
+    assert len(running.factory.channels) == 3
+    for one in (api_server, *strangers):
+        one.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_too_much_under_way_the_largest_goes(running, monkeypatch):
+    monkeypatch.setattr(server, "MAX_PENDING", 3_000_000)
+    head = (
+        b"POST /mutate-v1-pod HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 5000000\r\n\r\n"
+    )
+    stuck = [await in_thread(raw_tls, running.port, running.ca) for _ in range(2)]
+    for number, sock in enumerate(stuck):
+        await in_thread(sock.sendall, head + b"x" * (1_000_000 + number * 500_000))
+    while running.factory._pending < 2_500_000:
+        await rest(0.01)
+    third = await in_thread(raw_tls, running.port, running.ca)
+    await in_thread(third.sendall, head + b"x" * 700_000)
+    while len(running.factory.channels) > 2:
+        await rest(0.01)
+    assert sorted(running.factory.channels.values()) == [700_000, 1_000_000]
+    client = running.client()
+    assert (await in_thread(client.review, review(pod(container("a")))))[0] == 200
+    for one in (*stuck, third, client):
+        one.close()
+    while running.factory.channels:
+        await rest(0.01)
+    assert running.factory._pending == 0

@@ -33,6 +33,10 @@ from peerpods.obs.log import get_logger
 
 MAX_BODY = 7 << 20
 """Bytes: the API server takes objects of up to 3 MiB, and a review may hold two."""
+MAX_PENDING = 64 << 20
+"""Bytes of all bodies under way: beyond that the largest one goes, so that a stranger cannot fill the memory."""
+MAX_CONNECTIONS = 1000
+"""Beyond that the one that was quiet the longest goes, so that strangers cannot lock the API server out."""
 IDLE = 180
 """Seconds a quiet connection is kept: longer than the 90 s of the API server, so that it is the one to close."""
 PROBE_HEADER = b"x-peerpods-probe"
@@ -61,6 +65,7 @@ class ReviewRequest(Request):
         self._size += len(data)
         if self._refused:
             return
+        self.channel.factory.holds(self.channel, self._size)
         if self._size > MAX_BODY:
             self._too_large()
         else:
@@ -78,6 +83,7 @@ class ReviewRequest(Request):
         """The request is complete."""
         if self._refused:
             return
+        self.channel.factory.served(self.channel)
         clock = self.channel.clock
         began = clock.seconds()
         code, body = self._answer()
@@ -146,7 +152,7 @@ class ReviewChannel(HTTPChannel):
 
     def connectionMade(self) -> None:
         """Counted until it ends."""
-        self.factory.channels.add(self)
+        self.factory.opened(self)
         super().connectionMade()
 
     def connectionLost(self, reason: Any = None) -> None:
@@ -166,8 +172,10 @@ class ReviewFactory(Factory):
     def __init__(self, reactor: Any, policy: Policy) -> None:
         self.reactor = reactor
         self.policy = policy
-        self.channels: set[ReviewChannel] = set()
+        self.channels: dict[ReviewChannel, int] = {}
+        """Each with the bytes of its body under way; the one served last is the last."""
         self.draining = False
+        self._pending = 0
         self._empty: Deferred[None] | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> ReviewChannel:
@@ -177,9 +185,34 @@ class ReviewFactory(Factory):
     def log(self, request: Any) -> None:
         """No access log."""
 
+    def opened(self, channel: ReviewChannel) -> None:
+        """A connection has been made."""
+        while len(self.channels) >= MAX_CONNECTIONS:
+            self._drop(next(iter(self.channels)), "too many connections")
+        self.channels[channel] = 0
+
+    def holds(self, channel: ReviewChannel, size: int) -> None:
+        """A connection has so many bytes of a body under way."""
+        if channel not in self.channels:
+            return  # dropped in this very turn
+        self._pending += size - self.channels[channel]
+        self.channels[channel] = size
+        if self._pending > MAX_PENDING:
+            self._drop(max(self.channels, key=self.channels.__getitem__), "too much under way")
+
+    def served(self, channel: ReviewChannel) -> None:
+        """A whole request has come."""
+        self._pending -= self.channels.pop(channel, 0)
+        self.channels[channel] = 0
+
+    def _drop(self, channel: ReviewChannel, why: str) -> None:
+        _log.warning("connection_dropped", peer=str(channel.getPeer()), reason=why)
+        self._pending -= self.channels.pop(channel)
+        cast(Any, channel.transport).abortConnection()
+
     def lost(self, channel: ReviewChannel) -> None:
         """A connection has ended."""
-        self.channels.discard(channel)
+        self._pending -= self.channels.pop(channel, 0)
         if not self.channels and self._empty is not None:
             empty, self._empty = self._empty, None
             empty.callback(None)

@@ -18,7 +18,7 @@ from peerpods.kube.webhook.files import CertificateFolder
 from peerpods.kube.webhook.managed import ManagedCertificates
 from peerpods.kube.webhook.pair import LiveContext, read_pair
 from peerpods.kube.webhook.probe import probe
-from peerpods.kube.webhook.server import ReviewFactory
+from peerpods.kube.webhook.server import MAX_CONNECTIONS, ReviewFactory
 from peerpods.kube.webhook.settings import WebhookSettings
 from peerpods.kube.webhook.tlsrules import tls_rules
 from peerpods.obs import ready
@@ -26,7 +26,6 @@ from peerpods.obs.log import get_logger
 from peerpods.tls.transport import listen_tls
 
 READY = "webhook"
-MAX_CONNECTIONS = 2000
 HANDSHAKE = 10.0
 PROBE_EVERY = 10.0
 PROBE_TIMEOUT = 4.0
@@ -78,7 +77,7 @@ class WebhookService(Service):
                 int(port),
                 self._context,  # type: ignore[arg-type]
                 self._factory,
-                max_connections=MAX_CONNECTIONS,
+                max_connections=2 * MAX_CONNECTIONS,  # the factory itself drops the quietest before
                 handshake_timeout=HANDSHAKE,
             )
         except OSError as error:
@@ -164,21 +163,22 @@ class WebhookService(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        served = ready.is_ready([READY]) or bool(self._factory.channels)
         ready.unmark(READY)
         self._factory.drain()
+        # Meanwhile: the lease is released at once, so that another replica need not wait for its end.
+        source = maybeDeferred(self._source.stop) if self._source is not None else None
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         began = self._reactor.seconds()
-        if self._factory.channels:
+        if served:
             moment: Deferred[None] = Deferred()
             self._reactor.callLater(self._settings.drain, moment.callback, None)
             await moment
         if self.port is not None:
             await maybeDeferred(self.port.stopListening)
         await self._factory.close(max(0.5, STOP_WITHIN - 0.5 - (self._reactor.seconds() - began)))
-        if self._source is not None:
-            stopped = self._source.stop()
-            if stopped is not None:
-                await stopped
+        if source is not None:
+            await source
         if self._kube is not None:
             await self._kube.close()

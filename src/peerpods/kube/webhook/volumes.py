@@ -14,6 +14,8 @@ from peerpods.kube.webhook.notice import Notice, notice
 
 COPIED = frozenset({"configMap", "secret", "projected", "downwardAPI"})
 _CLAIMS = frozenset({"persistentVolumeClaim", "ephemeral"})
+_COUNTED = _CLAIMS | {"hostPath", "emptyDir", "csi", "nfs", "iscsi", "image", "flexVolume", "gitRepo"}
+"""Those that the metric names: a label must not grow with what strangers send."""
 _DEVICES = frozenset({"Socket", "CharDevice", "BlockDevice"})
 _COPY = "the VM gets a copy of its files at the start, what the pod writes is lost"
 
@@ -48,7 +50,8 @@ def _sort(volume: dict[str, Any]) -> str:
 
 
 def _in_words(sort: str, which: str) -> Notice:
-    kind = "volume-" + sort.partition(" ")[0]
+    source = sort.partition(" ")[0]
+    kind = f"volume-{source}" if source in _COUNTED else "volume-other"
     if sort.startswith("emptyDir"):
         return notice(kind, f"{which}: kubelet needs a container with huge pages for it, and a peer pod has none")
     if sort.startswith("hostPath "):
