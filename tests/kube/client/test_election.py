@@ -103,6 +103,7 @@ def test_it_stops_in_time_when_requests_hang_and_before_another_starts():
     assert log[-1][0] == "stopped" and log[-1][1] <= renewed + 10.1
     assert not first.leading
     server.mode = "well"
+    first._stopped = True
     first._run.cancel()
     run(clock, 16)
     assert second_log[0][0] == "started" and second_log[0][1] > log[-1][1]

@@ -91,6 +91,19 @@ def test_a_silent_watch_is_dropped_and_resumed(collection):
     bench.informer.stop()
 
 
+def test_only_stop_ends_an_informer(collection, logged):
+    bench = Bench()
+    bench.kube.take("page").fail(CancelledError())
+    bench.clock.advance(1)
+    bench.list(collection)
+    assert bench.ready == [None]
+    bench.watch()[0].fail(ZeroDivisionError("a bug of ours"))
+    bench.clock.advance(1)
+    assert bench.kube.take("watch")
+    assert [event for _, event, _ in logged] == ["informer_confused"] * 2
+    bench.informer.stop()
+
+
 @pytest.mark.parametrize("when", ["list", "watch", "wait"])
 def test_stop_ends_at_once_in_any_state(collection, when):
     bench = Bench()

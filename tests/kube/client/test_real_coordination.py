@@ -52,6 +52,7 @@ async def test_one_leads_hands_over_at_stop_and_is_succeeded_when_it_dies(cluste
     lease = await kube.get(LEASES, "lock", namespace)
     assert lease["spec"]["leaseTransitions"] == 1
     # Dies: no more renewals, no release.
+    second.election._stopped = True
     second.election._run.cancel()
     (third,) = [each for each in rest if each is not second]
     took = await until(lambda: third.election.leading)

@@ -133,6 +133,15 @@ async def test_a_watch_that_is_refused_renews_too(rig):
 
 
 @ensure
+async def test_a_watch_that_does_not_begin_is_given_up(rig, monkeypatch):
+    monkeypatch.setattr("peerpods.kube.client.kube.WATCH_HEADERS", 0.1)
+    one = rig(lambda request: NOT_DONE_YET)
+    with pytest.raises(ApiError) as caught:
+        await one.kube.watch(PODS, None, [], lambda data: None)
+    assert caught.value.reason == "Timeout"
+
+
+@ensure
 async def test_another_server_is_taken_when_the_file_names_one(rig):
     old = rig(lambda request: status(401, "Unauthorized"))
     new = rig(lambda request: {"from": "new"})

@@ -63,6 +63,7 @@ class LeaderElection:
         self._run: Deferred[None] | None = None
         self._timer: Any = None
         self._leading = False
+        self._stopped = False
         self._complaint = ""
 
     @property
@@ -82,6 +83,7 @@ class LeaderElection:
 
     async def stop(self) -> None:
         """Seek no more; when leading, call `on_stopped`, wait for it a little, and release the lease. Idempotent."""
+        self._stopped = True
         run, self._run = self._run, None
         if run is not None and not run.called:
             run.cancel()
@@ -106,11 +108,13 @@ class LeaderElection:
             try:
                 await self._bounded(self._round())
                 self._complaint = ""
-            except (ApiError, TimeoutError) as error:
-                self._complain(str(error) or "no answer in time")
-            except CancelledError:
-                raise
+            except ApiError as error:
+                self._complain(str(error))
+            except TimeoutError:
+                self._complain(f"no answer within {self._terms.renew / 2:g} s")
             except Exception:
+                if self._stopped:
+                    raise
                 self._complain(traceback.format_exc())
             await sleep(self._reactor, self._pause())
 
@@ -204,8 +208,10 @@ class LeaderElection:
         work.addTimeout(RELEASE, self._reactor)
         try:
             await work
-        except (ApiError, TimeoutError) as error:
+        except ApiError as error:
             _log.warning("lease_not_released", lease=self._name, error=str(error))
+        except TimeoutError:
+            _log.warning("lease_not_released", lease=self._name, error=f"no answer within {RELEASE:g} s")
 
     async def _hand_back(self) -> None:
         for _ in range(2):

@@ -125,9 +125,9 @@ class Informer:
             except ApiError as error:
                 self._complain(command, error)
                 self._core.failed(error, self._reactor.seconds())
-            except CancelledError:
-                raise
             except Exception as error:
+                if self._stopped:
+                    raise
                 # An object without a name, say: nothing this loop may end for.
                 _log.error("informer_confused", resource=self._resource.plural, error=traceback.format_exc())
                 self._core.failed(ApiError(f"not understood: {error!r}", reason=MALFORMED), self._reactor.seconds())

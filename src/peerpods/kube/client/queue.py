@@ -137,8 +137,10 @@ class WorkQueue:
         work.addTimeout(self._longest, self._reactor)
         try:
             again = await work
-        except (PeerPodError, CancelledError, TimeoutError) as error:
-            self._failed(key, str(error) or type(error).__name__)
+        except (CancelledError, TimeoutError):
+            self._failed(key, "not done in time")
+        except PeerPodError as error:
+            self._failed(key, str(error))
         except Exception:
             self._failed(key, Failure().getTraceback())  # type: ignore[no-untyped-call]
         else:

@@ -273,7 +273,12 @@ class Wire:
         for name, value in headers:
             sent.addRawHeader(name, value)
         producer = _Body(body) if body is not None else None
-        return await agent.request(method.encode(), (self.access.url + target).encode("ascii"), sent, producer)
+        try:
+            return await agent.request(method.encode(), (self.access.url + target).encode("ascii"), sent, producer)
+        except CancelledError:
+            raise
+        except Exception as error:
+            raise _translated(error) from None
 
     async def stream(
         self, target: str, headers: Sequence[tuple[str, str]], timeout: float, receive: Callable[[bytes], None]
