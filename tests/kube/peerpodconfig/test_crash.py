@@ -61,7 +61,7 @@ class Process:
         assert self.scene is not None
         await self.scene.stop()
         await self.scene.kube.close()
-        self.double.knobs.authorizer = None
+        self.double.knobs.authorizer = lambda _: True
 
 
 async def _set_up(admin: Scene) -> None:
@@ -77,7 +77,7 @@ async def _died_or(process: Process, done: Any) -> bool:
     return process.dead
 
 
-@pytest.mark.parametrize("writes", range(8))
+@pytest.mark.parametrize("writes", range(0, 8, 2))
 @pytest_twisted.ensureDeferred
 async def test_setting_up(here: Scene, double: Double, writes: int) -> None:
     await here.create(r.PEER_POD_CONFIGS, config_object(limit="4"))
@@ -97,7 +97,7 @@ async def test_setting_up(here: Scene, double: Double, writes: int) -> None:
     await after.stop()
 
 
-@pytest.mark.parametrize("writes", range(16))
+@pytest.mark.parametrize("writes", [*range(8), 10, 12, 14, 16, 40])
 @pytest_twisted.ensureDeferred
 async def test_undoing(here: Scene, double: Double, writes: int) -> None:
     await here.create(r.PEER_POD_CONFIGS, config_object(webhook={"failurePolicy": "Ignore"}))
@@ -123,7 +123,7 @@ async def test_undoing(here: Scene, double: Double, writes: int) -> None:
     died = await _died_or(first, gone)
     await first.stop()
     if died:
-        assert writes < 15, "this many writes are never needed"
+        assert writes < 40, "this many writes are never needed"
         assert await here.config(), "the finalizer stays until the end"
         after = Process(here, double, None)
         await after.start()
