@@ -6,11 +6,17 @@ import subprocess
 import sys
 
 import pytest
+import pytest_twisted
+from twisted.internet import reactor
 
+from peerpods.adaptor.executor import Place
 from peerpods.adaptor.ports import Alone
+from peerpods.adaptor.service import make_service
 from peerpods.cli.services.adaptor import uses_kubernetes
-from peerpods.config.settings import AdaptorSettings
-from peerpods.errors import Refused
+from peerpods.clouds.memory.provider import MemoryProvider
+from peerpods.clouds.memory.settings import MemorySettings
+from peerpods.config.settings import AdaptorSettings, GuestSettings
+from peerpods.errors import ConfigError, Refused
 from peerpods.kube.client.settings import KubeSettings
 from tests.adaptor.world import Scene
 
@@ -42,6 +48,23 @@ IN_CLUSTER = {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}
 def test_when_kubernetes_is_used(said, kubeconfig, environ, used):
     settings = AdaptorSettings(provider="memory", kubernetes=said)
     assert uses_kubernetes(settings, KubeSettings(kubeconfig=kubeconfig), environ) is used
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pod_without_a_token_works_without_kubernetes_unless_it_was_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "192.0.2.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    monkeypatch.setattr("peerpods.kube.client.access.SERVICE_ACCOUNT", str(tmp_path / "none"))
+    place = Place(node="n", cluster="c")
+    for said in ("auto", "on"):
+        settings = AdaptorSettings(provider="memory", kubernetes=said, limit_per_node=3)
+        provider = MemoryProvider(MemorySettings(), reactor)
+        service = make_service(settings, GuestSettings(), provider, reactor, KubeSettings())
+        if said == "auto":
+            assert (await service._open_cluster(place, 1000)).limit().count == 3
+        else:
+            with pytest.raises(ConfigError):
+                await service._open_cluster(place, 1000)
 
 
 def test_the_limit_of_the_setting_holds(tmp_path):

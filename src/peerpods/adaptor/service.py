@@ -33,7 +33,7 @@ from peerpods.adaptor.watch import Watch
 from peerpods.aio import spawn
 from peerpods.clouds.interface import Provider
 from peerpods.config.settings import AdaptorSettings, GuestSettings
-from peerpods.errors import LocalFailure
+from peerpods.errors import ConfigError, LocalFailure
 from peerpods.model import Phase
 from peerpods.obs import ready
 from peerpods.obs.log import get_logger
@@ -292,6 +292,12 @@ def make_service(
     async def open_cluster(place: Place, max_user_data: int) -> ClusterPort:
         from peerpods.adaptor.kube.connect import open_cluster as connect
 
-        return await connect(reactor, settings, kubernetes, place, provider.name, max_user_data)
+        try:
+            return await connect(reactor, settings, kubernetes, place, provider.name, max_user_data)
+        except ConfigError as error:
+            if settings.kubernetes == "on" or kubernetes.kubeconfig:
+                raise
+            log.warning("kubernetes_unusable", error=str(error), note="going on without; see --kubernetes")
+            return Alone(settings.limit_per_node)
 
     return AdaptorService(settings, guest, provider, reactor, open_cluster=open_cluster)

@@ -18,6 +18,7 @@ from peerpods.cli.show import inspect_object
 from peerpods.errors import CloudError, CloudFailure, LinkError, LinkFailure, Refused
 from peerpods.kube.objects.names import FINALIZER, NODE_LABEL, SANDBOX_ANNOTATION
 from peerpods.kube.objects.resources import NODES, PEER_PODS, PODS
+from peerpods.obs.metrics import REGISTRY
 from peerpods.protocols import admin_pb2
 from tests.adaptor.world import ID, Scene
 from tests.kube.adaptor.fake import NODE, FakeServer, play_on
@@ -443,9 +444,9 @@ def test_a_pod_that_was_deleted_ends_its_sandbox_after_a_grace(tmp_path):
     scene.start()
     start(scene)
     server.drop(PODS, "web", "lab")
-    scene.advance(25)
+    scene.advance(19)
     assert scene.phase() == "running"
-    scene.advance(10)
+    scene.advance(5)
     assert scene.phase() == "gone"
     assert "the pod is gone from the cluster" in scene.record().history[-2].reason
 
@@ -481,7 +482,7 @@ def test_a_deletion_that_nobody_saw_is_found_at_the_next_start(tmp_path):
     server.watchers.clear()
     server.drop(PODS, "web", "lab")
     scene.start()
-    scene.advance(29)
+    scene.advance(19)
     assert scene.phase() == "running"
     scene.advance(5)
     assert scene.phase() == "gone"
@@ -669,3 +670,26 @@ def test_the_manifest_has_these_rights_and_no_others():
     text = (Path(__file__).parents[3] / "k8s/base/rbac/adaptor.yaml").read_text()
     role = next(one for one in yaml.safe_load_all(text) if one["kind"] == "ClusterRole")
     assert role["rules"] == rules()
+
+
+def test_what_is_done_is_counted(tmp_path):
+    def value(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(name, labels) or 0.0
+
+    names = [
+        ("peerpods_peerpod_writes_total", {"result": "created"}),
+        ("peerpods_peerpod_writes_total", {"result": "released"}),
+        ("peerpods_pod_events_total", {"reason": "PeerPodReady"}),
+        ("peerpods_pull_secrets_total", {"result": "used"}),
+    ]
+    before = [value(name, **labels) for name, labels in names]
+    scene, server = play_on(tmp_path)
+    server.node("4")
+    server.secret("one", config(**{"a.example": "u:1"}))
+    server.pod(secrets=("one",))
+    scene.start()
+    start(scene)
+    scene.end().ok()
+    scene.advance(5)
+    assert [value(name, **labels) for name, labels in names] == [count + 1 for count in before]
+    assert value("peerpods_node_limit") == 4

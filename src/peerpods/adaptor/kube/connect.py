@@ -13,7 +13,9 @@ from peerpods.config.settings import AdaptorSettings
 from peerpods.kube.client import EventRecorder, Informer, Kube, KubeSettings, WorkQueue, connect
 from peerpods.kube.objects.names import ADAPTOR, GROUP
 from peerpods.kube.objects.resources import Resource
+from peerpods.obs.log import get_logger
 
+log = get_logger("adaptor")
 WORKERS = 8
 """PeerPods that are written at once."""
 
@@ -47,6 +49,7 @@ async def open_cluster(
         ConfigError: the kubeconfig, or the service account's files, cannot be used.
     """
     kube = await connect(reactor, kubernetes, component="adaptor")
+    log.info("kubernetes", server=kube.url, node=place.node)
     options = Options(
         slow_after=settings.slow_after,
         limit_per_node=settings.limit_per_node,

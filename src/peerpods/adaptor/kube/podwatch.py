@@ -27,8 +27,9 @@ from peerpods.obs.log import get_logger
 
 log = get_logger("adaptor")
 
-GRACE = 30.0
-"""Seconds between the first sign that a pod is gone and the look that ends its sandbox."""
+GRACE = 20.0
+"""Seconds between the first sign that a pod is gone and the look that ends its sandbox: longer than kubelet takes to
+stop it, and less than the 30 s after which peerpod-ctrl deletes the VM of an adaptor that does nothing."""
 PERIOD = 300.0
 """Seconds between two comparisons of all sandboxes with all pods: a missed sign is made good."""
 
