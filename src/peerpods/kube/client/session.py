@@ -95,7 +95,7 @@ class Session:
             try:
                 return await self._once(wire, ask, max(left, 0.001))
             except ApiError as error:
-                if not renewed and self._stale(error):
+                if not renewed and self._stale(ask, error):
                     renewed = True
                     tries -= 1
                     if await self._renewed(used, max(until - self._reactor.seconds(), 0.001)):
@@ -118,7 +118,7 @@ class Session:
             self._count(ask, 200 if error is None else error.status)
             if error is None:
                 return
-            if renewed or not self._stale(error) or not await self._renewed(used, timeout):
+            if renewed or not self._stale(ask, error) or not await self._renewed(used, timeout):
                 raise error
 
     async def close(self) -> None:
@@ -158,8 +158,10 @@ class Session:
     # -- credentials
 
     @staticmethod
-    def _stale(error: ApiError) -> bool:
-        return error.unauthorized or (error.status == 0 and error.reason == TLS)
+    def _stale(ask: Ask, error: ApiError) -> bool:
+        """Whether other credentials may help; a write that may have been served is not sent again."""
+        refused = error.status == 0 and error.reason == TLS and (ask.method == "GET" or not error.sent)
+        return error.unauthorized or refused
 
     def _freshen(self) -> None:
         """Renew in the background when it is time; the request at hand goes with what there is."""
