@@ -45,20 +45,21 @@ def make(base: Base, root: Path, agent: Agent) -> None:
     for name in EMPTY:
         (root / name).mkdir(parents=True, exist_ok=True)
     for name, text in {**FILES, "etc/os-release": os_release(agent)}.items():
-        _write(root / name, text.encode())
+        write(root / name, text.encode())
     for name, target in {**LINKS, **{f"usr/bin/{name}": "busybox" for name in APPLETS}}.items():
-        _link(root / name, target)
-    _source(root)
-    _programs(root, agent)
+        link(root / name, target)
+    source(root)
+    scripts(root)
+    programs(root, agent)
     _modules(base, root)
     for name, (content, mode) in pause.bundle().items():
-        _write(root / "pause_bundle" / name, content, mode)
+        write(root / "pause_bundle" / name, content, mode)
     _compile(base, root)
     _check(base, root)
-    _modes(root)
+    modes(root)
 
 
-def _modes(root: Path) -> None:
+def modes(root: Path) -> None:
     """Nothing of the builder's umask, no set-user-id: folders and programs 0755, other files 0644."""
     for path in (root, *root.rglob("*")):
         if not path.is_symlink():
@@ -91,45 +92,53 @@ def listing(root: Path) -> str:
     return "".join(lines)
 
 
-def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
+def write(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """A file with its folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     path.chmod(mode)
 
 
-def _link(path: Path, target: str) -> None:
+def link(path: Path, target: str) -> None:
+    """A link where nothing is yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_symlink() and not path.exists():
         path.symlink_to(target)
 
 
-def _source(root: Path) -> None:
+def source(root: Path) -> None:
+    """Our own source and its plugin."""
     packages = root / PYTHON_PACKAGES
     for file in key.guest_files():
-        _write(packages / "peerpods" / file, (key.SOURCE / file).read_bytes())
+        write(packages / "peerpods" / file, (key.SOURCE / file).read_bytes())
     plugin = key.SOURCE.parent / "twisted/plugins/peerpods_plugin.py"
-    _write(packages / "twisted/plugins/peerpods_plugin.py", plugin.read_bytes())
+    write(packages / "twisted/plugins/peerpods_plugin.py", plugin.read_bytes())
+
+
+def scripts(root: Path) -> None:
+    """The minimal init."""
     for name in ("boot.py", "lean.py", "podnetwork.py", "udhcpc.sh"):
-        _write(root / "usr/lib/peerpods" / name, (GUEST / name).read_bytes(), 0o755)
+        write(root / "usr/lib/peerpods" / name, (GUEST / name).read_bytes(), 0o755)
 
 
-def _programs(root: Path, agent: Agent) -> None:
+def programs(root: Path, agent: Agent) -> None:
+    """Our commands, and those that the agent brings."""
     commands = {"twistd": "twisted.scripts.twistd:run", "peerpods-userdata": "peerpods.userdata.reader:main"}
     for name, place in commands.items():
         module, _, function = place.partition(":")
         text = f"#!/usr/bin/python3 -Es\nfrom {module} import {function}\n{function}()\n"
-        _write(root / "usr/bin" / name, text.encode(), 0o755)
+        write(root / "usr/bin" / name, text.encode(), 0o755)
     for name, (file, _) in agent.files.items():
-        _write(root / "usr/local/bin" / name, file.read_bytes(), 0o755)
+        write(root / "usr/local/bin" / name, file.read_bytes(), 0o755)
 
 
 def _modules(base: Base, root: Path) -> None:
     infos = module_infos(base, inputs.MODULES)
     folder = root / "usr/lib/modules" / base.release
     for name in infos:
-        _write(folder / f"{name}.ko", (base.modules / f"{name}.ko").read_bytes())
-    _write(folder / "modules.dep", modules.dependency_table(infos).encode())
-    _write(folder / "modules.alias", modules.alias_table(infos).encode())
+        write(folder / f"{name}.ko", (base.modules / f"{name}.ko").read_bytes())
+    write(folder / "modules.dep", modules.dependency_table(infos).encode())
+    write(folder / "modules.alias", modules.alias_table(infos).encode())
 
 
 def module_infos(base: Base, names: list[str] | tuple[str, ...]) -> dict[str, dict[str, list[str]]]:

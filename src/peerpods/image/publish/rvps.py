@@ -41,7 +41,7 @@ def reference_values(measured: Mapping[str, Any]) -> dict[str, list[str]]:
         prefix = tee if tee in ("snp", "tdx") else "tpm"
         for register in ("pcr4", "pcr9"):
             add(f"{prefix}_{register}", vtpm[register])
-        add(f"{prefix}_pcr11", vtpm["pcr11"]["ready"])
+        add(f"{prefix}_pcr11", vtpm["pcr11"]["stub"])
     se = measured.get("se")
     if se:
         add("se.tag", se["tag"])
