@@ -126,6 +126,6 @@ class Granting:
 
     def _linger(self, namespace: str) -> float:
         """Seconds that a right which has become too wide may still stay."""
-        now = self._reactor.seconds()
+        now: float = self._reactor.seconds()
         since = self._unused.setdefault(namespace, now)
         return max(0.0, since + LINGER - now)
