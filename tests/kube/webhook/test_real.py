@@ -214,6 +214,32 @@ def test_a_limit_range_does_not_change_the_size(cluster, stage, webhook):
     ]
 
 
+def test_quotas_count_vms_and_cannot_count_cpu(cluster, stage, webhook):
+    """Quotas are checked after the webhooks: one of VMs works; one of cpu refuses what has no cpu left, in words."""
+    space = stage.namespace("webhook-quota")
+    path = f"/api/v1/namespaces/{space}/resourcequotas"
+
+    def quota(**hard):
+        cluster.must("POST", path, {"metadata": {"name": "q"}, "spec": {"hard": hard}})
+        until(lambda: cluster.must("GET", f"{path}/q").get("status", {}).get("hard") == hard)
+
+    ask = container("a", amounts("1", "1Gi"), amounts("1", "1Gi"))
+    until(lambda: admitted(cluster, space))
+    quota(**{f"requests.{SLOT}": "1"})
+    until(lambda: create(cluster, space, peer_pod(ask))[0] == 201)
+    status, answer = create(cluster, space, peer_pod(ask))
+    assert status == 403
+    assert "exceeded quota" in answer["message"]
+    cluster.must("DELETE", f"{path}/q")
+    quota(**{"requests.cpu": "10"})
+
+    def refused():
+        status, answer = create(cluster, space, peer_pod(ask), "?dryRun=All")
+        return status == 403 and "must specify" in answer["message"]
+
+    until(refused)
+
+
 def test_other_pods_are_not_changed(cluster, webhook, space):
     for cls in ("kata-other", None):
         status, pod = create(cluster, space, peer_pod(container("a", amounts("2")), cls=cls))
