@@ -291,6 +291,31 @@ async def test_deletion_leaves_nothing(here: Any, cluster: RealCluster) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_namespace_goes_first(here: Any, cluster: RealCluster) -> None:
+    admin: Scene = here.admin
+    await set_up(here)
+    apps = await deferToThread(cluster.create_namespace, f"{here.namespace}-vms")
+    meta = {"name": "p", "namespace": apps, "finalizers": [names.FINALIZER]}
+    await admin.create(r.PEER_PODS, {"metadata": meta, "spec": {"cloudProvider": "memory", "instanceID": "i-1"}})
+    began = here.reactor.seconds()
+    await admin.kube.delete(r.NAMESPACES, here.namespace)
+
+    async def gone() -> bool:
+        return await admin.get(r.NAMESPACES, here.namespace) is None
+
+    await here.until(gone, "the namespace", timeout=60)
+    print(f"namespace gone after {here.reactor.seconds() - began:.1f} s")
+    assert await admin.names(r.RUNTIME_CLASSES) == []
+    assert await admin.names(r.MUTATING_WEBHOOKS) == []
+    node = await admin.get(r.NODES, here.node_name)
+    assert names.EXTENDED_RESOURCE not in node["status"]["capacity"]
+    left = await admin.get(r.PEER_PODS, "p", apps)
+    assert left["metadata"]["deletionTimestamp"], "it was asked to go; peerpod-ctrl sees to its VM"
+    await admin.edit(r.PEER_PODS, "p", {"metadata": {"finalizers": None}}, apps)
+    await deferToThread(cluster.request, "DELETE", r.NAMESPACES.path(None, apps))
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_config_as_the_existing_system_knows_it_is_valid(here: Any) -> None:
     admin: Scene = here.admin
     old = {"metadata": {"name": "old", "namespace": here.namespace}, "spec": {"limit": "5", "instanceType": "t3.small"}}
