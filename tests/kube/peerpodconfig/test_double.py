@@ -169,6 +169,66 @@ async def test_a_changed_config_map_or_secret_rolls_the_adaptors_alone(here: Sce
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_new_secret_rolls_the_adaptors_at_the_next_look(here: Scene) -> None:
+    await here.create(r.PEER_POD_CONFIGS, config_object())
+    await here.start(resync=0.3)
+    await here.until(lambda: here.own(r.DAEMON_SETS, names.ADAPTOR))
+    first = (await here.own(r.DAEMON_SETS, names.ADAPTOR))["metadata"]["generation"]
+    await here.secret(KEY="value")
+
+    async def rolled() -> bool:
+        return bool((await here.own(r.DAEMON_SETS, names.ADAPTOR))["metadata"]["generation"] == first + 1)
+
+    await here.until(rolled)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_secret_that_may_not_be_read_rolls_nothing_and_is_told_of(here: Scene, double: Double) -> None:
+    await set_up(here)
+    generation = (await here.own(r.DAEMON_SETS, names.ADAPTOR))["metadata"]["generation"]
+    double.knobs.authorizer = lambda asked: asked.resource != "secrets"
+    assert here.controller is not None
+    here.controller._all_configs()
+    ready = await here.until_reason("Missing")
+    assert "secrets" in ready["message"]
+    assert (await here.own(r.DAEMON_SETS, names.ADAPTOR))["metadata"]["generation"] == generation
+    double.knobs.authorizer = lambda _: True
+    await here.until_reason("SetUp")
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_kind_is_deleted_first(here: Scene) -> None:
+    await set_up(here)
+    crd = f"{r.PEER_POD_CONFIGS.plural}.{r.PEER_POD_CONFIGS.group}"
+    await here.kube.delete(r.CRDS, crd)
+
+    async def gone() -> bool:
+        return await here.get(r.CRDS, crd) is None
+
+    await here.until(gone)
+    assert await here.names(r.RUNTIME_CLASSES) == []
+    assert await here.names(r.DAEMON_SETS, NAMESPACE) == []
+    assert not (await here.get(r.NODES, "n1"))["status"]["capacity"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_api_server_may_go_away_and_come_back(here: Scene, double: Double) -> None:
+    await set_up(here)
+    await double.stop()
+    double.change(r.NODES, "n1", "", lambda node: node["status"].update(capacity={names.EXTENDED_RESOURCE: "0"}))
+    double.remove(r.SERVICES, names.WEBHOOK, NAMESPACE)
+    await here.pause(0.5)
+    double.expire()
+    await double.start()
+    await here.until(lambda: here.own(r.SERVICES, names.WEBHOOK), timeout=30)
+
+    async def right() -> bool:
+        return bool((await here.get(r.NODES, "n1"))["status"]["capacity"][names.EXTENDED_RESOURCE] == "10")
+
+    await here.until(right, timeout=30)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_second_config_is_told_and_does_nothing(here: Scene) -> None:
     await set_up(here)
     await here.create(r.PEER_POD_CONFIGS, config_object("second", limit="99"))

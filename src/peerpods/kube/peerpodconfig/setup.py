@@ -11,7 +11,7 @@ from peerpods.kube.objects import names
 from peerpods.kube.objects.resources import MUTATING_WEBHOOKS, RUNTIME_CLASSES, SECRETS, Resource
 from peerpods.kube.peerpodconfig import advertising
 from peerpods.kube.peerpodconfig.applier import Applier, ident_of
-from peerpods.kube.peerpodconfig.credentials import Credentials, Environment, environment
+from peerpods.kube.peerpodconfig.credentials import Credentials, Environment, Verdict, environment
 from peerpods.kube.peerpodconfig.facts import NodeFacts, set_facts, webhook_facts
 from peerpods.kube.peerpodconfig.metrics import NODES
 from peerpods.kube.peerpodconfig.render import Facts, render, resource_of
@@ -64,15 +64,27 @@ class SetUp:
         Raises:
             ApiError: the status could not be written, or the Secret not be read.
         """
-        env = await self._environment(config)
+        try:
+            env = await self._environment(config)
+        except ApiError as error:
+            if not error.forbidden:
+                raise
+            # Without the Secret's values nothing may be applied: another checksum would roll the adaptors.
+            await self._report(obj, config, Credentials(Verdict.MISSING, str(error)), {})
+            return AGAIN
         credentials = self._verifier.look(config, env)
         facts = self._with_checksum(env)
         desired = render(config, facts)
         failures = await self._apply(desired, facts)
         failures |= await self._prune(config, desired)
+        await self._report(obj, config, credentials, failures)
+        return AGAIN if failures else resync
+
+    async def _report(
+        self, obj: Mapping[str, Any], config: Config, credentials: Credentials, failures: Mapping[str, str]
+    ) -> None:
         seen = self._look(config, credentials, failures)
         await self._writing.status(obj, status_of(config, seen, self._writing.status_before(obj), self._clock()))
-        return AGAIN if failures else resync
 
     def _with_checksum(self, env: Environment) -> Facts:
         known = self._facts
