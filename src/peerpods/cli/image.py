@@ -100,8 +100,8 @@ def table(found: dict[str, Any]) -> str:
         lines.append(f"root hash   {found['roothash']}")
     for algorithm, bank in found.get("vtpm", {}).items():
         lines.append(f"vTPM        {algorithm}")
-        lines += [f"  {register:9} {bank[register]}" for register in ("pcr4", "pcr7", "pcr9")]
-        lines += [f"  pcr11     {value}  ({phase})" for phase, value in bank["pcr11"].items()]
+        lines += [f"  {register:9} {bank[register]}" for register in ("pcr4", "pcr9", "pcr11")]
+        lines += [f"  pcr7      {value}  ({when})" for when, value in bank["pcr7"].items()]
     lines += _snp_lines(found.get("snp", {}))
     for name, firmware in found.get("tdx", {}).get("firmware", {}).items():
         lines += [f"TDX         {name}"] + [

@@ -91,3 +91,15 @@ def test_secure_boot_off_and_on_differ() -> None:
     assert off.values[7] != on.values[7]
     assert len(off.values[7]) == 48
     assert [entry.name for entry in on.log][-1] == "authority"
+
+
+def test_the_stub_hands_over_an_initrd_of_its_own_making() -> None:
+    """The digest that a VM measured for these sections is in no vector: this holds the layout (newc, /.extra)."""
+    made = pcr.stub_initrd(pe.parse(GOOD))
+    assert made.startswith(b"initrd" * 50)
+    archive = made[300:]
+    assert len(archive) % 4 == 0 and archive.count(b"070701") == 3
+    assert archive[:110] == b"070701000000010000416d" + archive[22:110]
+    assert b".extra/os-release\0" in archive and b"ID=podvm\n" in archive
+    assert archive.rstrip(b"\0").endswith(b"TRAILER!!!")
+    assert int(archive[6:14], 16) == 1 and int(archive[14:22], 16) == 0o040555

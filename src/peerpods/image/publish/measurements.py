@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -181,7 +180,7 @@ def _uki_events(image: ImageFolder, uki: pe.Image) -> list[tdx.Event]:
             events.append(tdx.event(2, name, name.encode() + b"\0"))
             events.append(tdx.event(2, f"{name} contents", content))
     events.append(tdx.event(2, "command line", tdx.command_line_data(image.text(names.CMDLINE))))
-    events.append(tdx.event(2, "initrd", image.read(names.INITRD)))
+    events.append(tdx.event(2, "initrd", pcr.stub_initrd(uki)))
     return events
 
 
@@ -198,24 +197,24 @@ def _gpt(image: ImageFolder) -> bytes:
 
 
 def _vtpm(image: ImageFolder, algorithm: str) -> dict[str, Any]:
-    """Registers of a boot from the disk with Secure Boot off, as the firmware, stub and kernel extend them."""
+    """Registers of a boot from the disk with Secure Boot off, as the firmware, stub and kernel extend them.
+
+    PCR 11 is the stub's value: the image has no units that extend boot phases.
+    """
     uki = pe.parse(image.read(names.UKI), names.UKI)
     bank = pcr.Bank(algorithm)
     inner = uki.section(".linux") or b""
     pcr.boot_images(bank, [("uki", uki), ("kernel in the uki", pe.parse(inner, "the kernel in the UKI"))])
-    pcr.secure_boot(bank, {"SecureBoot": struct.pack("<B", 0)})
-    pcr.kernel_inputs(bank, image.text(names.CMDLINE), image.read(names.INITRD))
-    phases: dict[str, str] = {}
+    pcr.secure_boot(bank, {})
+    able = pcr.Bank(algorithm)
+    pcr.secure_boot(able, {"SecureBoot": b"\0"})
+    pcr.kernel_inputs(bank, image.text(names.CMDLINE), pcr.stub_initrd(uki))
     pcr.unified_kernel(bank, uki)
-    phases["stub"] = bank.values[11].hex()
-    for phase in pcr.PHASES:
-        bank.measure(11, phase.encode(), f"phase {phase}")
-        phases[phase] = bank.values[11].hex()
     return {
         "pcr4": bank.values[4].hex(),
-        "pcr7": bank.values[7].hex(),
+        "pcr7": {"no secure boot in the firmware": bank.values[7].hex(), "secure boot off": able.values[7].hex()},
         "pcr9": bank.values[9].hex(),
-        "pcr11": phases,
+        "pcr11": bank.values[11].hex(),
         "events": [{"pcr": one.pcr, "name": one.name, "digest": one.digest.hex()} for one in bank.log],
     }
 

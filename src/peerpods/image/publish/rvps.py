@@ -39,9 +39,8 @@ def reference_values(measured: Mapping[str, Any]) -> dict[str, list[str]]:
     if vtpm:
         tee = str(measured["image"]["name"]).partition("-")[0]
         prefix = tee if tee in ("snp", "tdx") else "tpm"
-        for register in ("pcr4", "pcr9"):
+        for register in ("pcr4", "pcr9", "pcr11"):
             add(f"{prefix}_{register}", vtpm[register])
-        add(f"{prefix}_pcr11", vtpm["pcr11"]["stub"])
     se = measured.get("se")
     if se:
         add("se.tag", se["tag"])
