@@ -306,6 +306,13 @@ def sibling(**changes: Any) -> PeerPodView:
             True,
         ),
         ("existing system's", view(sandbox="", name="a"), sibling(sandbox="", name="b", phase=""), True),
+        (
+            "existing system's, the newer without a VM",
+            view(sandbox="", name="a"),
+            sibling(sandbox="", name="b", phase="", instance_id=""),
+            False,
+        ),
+        ("ours has a VM and no phase yet", view(), sibling(phase=""), False),
         ("existing system's, ours newer and running", view(sandbox="", name="z"), sibling(), True),
     ],
 )
@@ -359,6 +366,7 @@ def test_the_last_resort(name: str, seen: PeerPodView, known: Facts, released: b
     if released:
         (left,) = [one.left for one in decision.actions if isinstance(one, Release)]
         assert "i-1" in left and SANDBOX in left and "by hand" in left
+        assert f"answer was: {known.progress.error or known.provider.unknown}." in left
 
 
 def test_looks_for_a_vm_whose_id_nobody_wrote_down() -> None:
