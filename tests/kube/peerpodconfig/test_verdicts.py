@@ -95,6 +95,13 @@ def test_what_is_not_known_hinders_nothing(verdict: Verdict) -> None:
     assert found(seen, "Ready").status is True
 
 
+def test_relays_of_an_older_version_are_told_of_and_are_no_fault() -> None:
+    one = found(attrs.evolve(FINE, relay=SetFacts(2, 2, 1, True), adaptor=SetFacts(2, 2, 1, True)), "Relays")
+    assert one.status is True
+    assert "1 still as before the last change: drain the node" in one.message
+    assert found(FINE, "Relays").message == "2 of 2 ready"
+
+
 def test_at_most_five_nodes_are_named() -> None:
     seen = attrs.evolve(FINE, nodes=tuple(node(f"n{i}", {}) for i in range(8)))
     message = found(seen, "KataShim").message

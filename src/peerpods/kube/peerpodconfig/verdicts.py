@@ -133,12 +133,23 @@ def _daemons(kind: str, what: str, facts: SetFacts | None, seen: Seen, name: str
     if facts is None or not facts.observed:
         return Finding(kind, False, f"{kind}NotSeen", f"the DaemonSet {name} has no status yet")
     if facts.ready >= facts.desired and facts.desired >= len(seen.nodes):
-        return Finding(kind, True, "Ready", f"{facts.ready} of {facts.desired} ready")
+        return Finding(kind, True, "Ready", f"{facts.ready} of {facts.desired} ready{_outdated(what, facts, config)}")
     trouble = seen.troubles.get(what, "")
     said = f"; one says: {trouble}" if trouble else ""
     look = f"; look at: kubectl -n {config.namespace} logs daemonset/{name}"
     wanted = max(facts.desired, len(seen.nodes))
     return Finding(kind, False, f"{kind}NotReady", f"{facts.ready} of {wanted} ready{said}{look}")
+
+
+def _outdated(what: str, facts: SetFacts, config: Config) -> str:
+    """A relay is only replaced by hand, because its end is the end of its node's pods."""
+    behind = facts.desired - facts.updated
+    if what != "relay" or behind <= 0:
+        return ""
+    return (
+        f"; {behind} still as before the last change: drain the node, then kubectl -n {config.namespace} delete pod of "
+        "its relay"
+    )
 
 
 def _webhook(config: Config, seen: Seen) -> Finding:
