@@ -15,6 +15,7 @@ from tests.kube.double import Double
 from tests.kube.peerpodconfig.harness import Scene, connected, scene
 from tests.kube.peerpodconfig.samples import NAMESPACE, config_object
 
+CLASSES = [{"name": "kata-remote"}, {"name": "other", "resourceName": "example.com/vm"}]
 READS = ("get", "list", "watch")
 
 
@@ -100,7 +101,7 @@ async def test_setting_up(here: Scene, double: Double, writes: int) -> None:
 @pytest.mark.parametrize("writes", [*range(8), 10, 12, 14, 16, 40])
 @pytest_twisted.ensureDeferred
 async def test_undoing(here: Scene, double: Double, writes: int) -> None:
-    await here.create(r.PEER_POD_CONFIGS, config_object(webhook={"failurePolicy": "Ignore"}))
+    await here.create(r.PEER_POD_CONFIGS, config_object(webhook={"failurePolicy": "Ignore"}, runtimeClasses=CLASSES))
     first = Process(here, double, None)
     await first.start()
     await _set_up(here)

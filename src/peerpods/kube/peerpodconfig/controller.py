@@ -267,7 +267,8 @@ class Controller:
         if key != winner:
             return await self._other(key, winner, obj, config)
         if obj["metadata"].get("deletionTimestamp"):
-            self._current = config
+            if self._current is None or self._current.uid != config.uid:
+                self._in_force(config)  # a process that starts in mid deletion must know what there is to undo
             return await self._removing.work(obj, config)
         if self._only_undo:
             return None
