@@ -17,6 +17,7 @@ from twisted.internet.task import deferLater
 
 from peerpods.errors import ConfigError
 from peerpods.kube.client import ApiError, Json, KubeApi, PatchKind
+from peerpods.kube.client.rights import copy_of
 from peerpods.kube.objects import names
 from peerpods.kube.objects import resources as r
 from peerpods.kube.objects.peerpod import PeerPodView, parse
@@ -196,6 +197,9 @@ class Removal:
             for one in await self._list(resource, labels=MADE):
                 if one["metadata"]["name"] == names.PULL_SECRETS_ROLE:
                     await self._delete(resource, one)
+        for resource in (r.CLUSTER_ROLE_BINDINGS, r.CLUSTER_ROLES):
+            for account in (names.PEER_POD_CTRL, names.PEER_POD_CONFIG_CTRL):
+                await self._delete_named(resource, copy_of(account))
         for node in await self._list(r.NODES):
             await self._end_capacity(node)
 

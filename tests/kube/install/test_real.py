@@ -79,6 +79,14 @@ def everything(cluster: RealCluster) -> set[str]:
     return found
 
 
+def left_of(cluster: RealCluster, before: set[str]) -> set[str]:
+    """What is more than before, when garbage collection has had its time."""
+    end = time.monotonic() + 30
+    while (left := everything(cluster) - before) and time.monotonic() < end:
+        time.sleep(0.5)
+    return left
+
+
 def until(what: Callable[[], Any], why: str, seconds: float = 60.0, kubelet: Kubelet | None = None) -> Any:
     """The first result that is true."""
     end = time.monotonic() + seconds
@@ -173,7 +181,7 @@ def clean(own: RealCluster) -> Iterator[set[str]]:
     """What was there before; the test must leave just that."""
     before = everything(own)
     yield before
-    left = everything(own) - before
+    left = left_of(own, before)
     path = f"{GROUP}/namespaces/shop/peerpods"
     status, found = own.request("GET", path)
     for one in found["items"] if status == 200 else []:  # so that a failed test does not fail the next
@@ -215,7 +223,7 @@ def test_install_use_and_remove_in_the_right_order(
         assert own.request("GET", f"{GROUP}/namespaces/shop/peerpods")[1]["items"] == []
         assert names.EXTENDED_RESOURCE not in own.must("GET", f"/api/v1/nodes/{NODE}")["status"]["capacity"]
         tool("kubectl", "delete", "-k", folder, "--timeout=120s")
-    assert everything(own) - clean == set(), kubelet.logs()
+    assert left_of(own, clean) == set(), kubelet.logs()
 
 
 def test_remove_with_our_command(own: RealCluster, tool: Any, clean: set[str], tmp_path: Path) -> None:
@@ -227,7 +235,7 @@ def test_remove_with_our_command(own: RealCluster, tool: Any, clean: set[str], t
         done = tool(*OURS, "uninstall", "--yes", "--timeout=200")
         assert "done, nothing is left" in done.stdout
         assert time.monotonic() - began < 200
-    assert everything(own) - clean == set(), kubelet.logs()
+    assert left_of(own, clean) == set(), kubelet.logs()
 
 
 WRONG = {
@@ -259,7 +267,7 @@ def test_the_wrong_order_ends_by_itself(
         assert "i-a-resource-1 (" not in said
         print(f"{order}: {took:.0f} s")
         rest = tool(*OURS, "uninstall", "--yes", "--force", "--timeout=100")
-    assert everything(own) - clean == set(), rest.stdout + kubelet.logs()
+    assert left_of(own, clean) == set(), rest.stdout + kubelet.logs()
 
 
 def test_the_wrong_order_without_controllers_is_undone_by_force(
@@ -277,7 +285,7 @@ def test_the_wrong_order_without_controllers_is_undone_by_force(
         assert done.returncode != 0, "it hangs"
         done = tool(*OURS, "uninstall", "--yes", "--force", "--timeout=60")
         assert "a VM may be left: PeerPod shop/a-resource-1: provider memory, instance i-a-resource-1" in done.stdout
-    assert everything(own) - clean == set(), done.stdout
+    assert left_of(own, clean) == set(), done.stdout
 
 
 def test_helm_installs_upgrades_and_removes(own: RealCluster, tool: Any, clean: set[str], tmp_path: Path) -> None:
@@ -308,4 +316,4 @@ def test_helm_installs_upgrades_and_removes(own: RealCluster, tool: Any, clean: 
         done = tool("helm", "uninstall", "peerpods", "--timeout", "5m", check=False)
         assert done.returncode == 0, done.stderr + kubelet.logs()
         until(gone(own, f"/api/v1/namespaces/{NAMESPACE}"), "the namespace hangs", 60, kubelet)
-    assert everything(own) - clean == set(), kubelet.logs()
+    assert left_of(own, clean) == set(), kubelet.logs()

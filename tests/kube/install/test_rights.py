@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from peerpods.adaptor.kube.rights import rules
+from peerpods.kube.client.rights import copy_of, role_of
 from peerpods.kube.objects import names
 from tests.kube.cluster import RealCluster
 from tests.kube.cluster_http import APPLY_PATCH
@@ -55,6 +56,7 @@ EVERYWHERE: dict[str, set[Right]] = {
     names.PEER_POD_CTRL: _each("get list watch patch delete", CRD, "peerpods")
     | _each("patch", CRD, "peerpods/status")
     | _each("get", "", "pods", "namespaces")
+    | _each("create", RBAC, "clusterroles", "clusterrolebindings")
     | _each("get list watch", "", "nodes")
     | _each("create patch", "events.k8s.io", "events"),
     names.PEER_POD_CONFIG_CTRL: _each("get list watch patch", CRD, "peerpodconfigs")
@@ -68,6 +70,7 @@ EVERYWHERE: dict[str, set[Right]] = {
     | _each("get list watch create patch delete", "node.k8s.io", "runtimeclasses")
     | _each("create", HOOKS, "mutatingwebhookconfigurations")
     | _each("list watch create", RBAC, "roles", "rolebindings")
+    | _each("create", RBAC, "clusterroles", "clusterrolebindings")
     | _each("create patch", "events.k8s.io", "events"),
 }
 """Rights on any object, in any namespace: what a service needs, from its own code."""
@@ -87,6 +90,14 @@ AT_HOME: dict[str, set[Right]] = {
 }
 """More rights on any object in their own namespace."""
 Named = tuple[str, str, str, str]
+
+
+def _copying(account: str) -> set[Named]:
+    """A copy of its own ClusterRole and binding."""
+    copies = {(v, RBAC, k, copy_of(account)) for v in ("get", "patch") for k in ("clusterroles", "clusterrolebindings")}
+    return copies | {("get", RBAC, "clusterroles", role_of(account))}
+
+
 NAMED: dict[str, set[Named]] = {
     names.ADAPTOR: set(),
     names.RELAY: set(),
@@ -103,11 +114,7 @@ NAMED: dict[str, set[Named]] = {
         ("get", "apiextensions.k8s.io", "customresourcedefinitions", "peerpods.confidentialcontainers.org"),
         ("get", "apps", "deployments", names.PEER_POD_CTRL),
         *((v, "coordination.k8s.io", "leases", names.PEER_POD_CTRL) for v in ("get", "update")),
-        *(
-            (v, RBAC, k, "peerpods-peerpod-ctrl")
-            for v in ("get", "patch")
-            for k in ("clusterroles", "clusterrolebindings")
-        ),
+        *_copying(names.PEER_POD_CTRL),
         *((v, "", "serviceaccounts", names.PEER_POD_CTRL) for v in ("get", "patch")),
     },
     names.PEER_POD_CONFIG_CTRL: {
@@ -123,12 +130,7 @@ NAMED: dict[str, set[Named]] = {
         ),
         ("patch", "", "configmaps", "peerpodconfig"),
         *((v, "coordination.k8s.io", "leases", names.PEER_POD_CONFIG_CTRL) for v in ("get", "update")),
-        *(
-            (v, RBAC, kind, f"peerpods-{who}")
-            for v in ("get", "patch")
-            for kind in ("clusterroles", "clusterrolebindings")
-            for who in (names.PEER_POD_CTRL, names.PEER_POD_CONFIG_CTRL)
-        ),
+        *_copying(names.PEER_POD_CONFIG_CTRL),
         *(
             (v, "", "serviceaccounts", w)
             for v in ("get", "patch")

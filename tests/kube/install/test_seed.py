@@ -9,7 +9,7 @@ import pytest
 import pytest_twisted
 import yaml
 
-from peerpods.kube.client import hold, release
+from peerpods.kube.client import hold, keep, release
 from peerpods.kube.objects import names
 from peerpods.kube.objects import resources as r
 from peerpods.kube.peerpodconfig.seed import APPLIED, CONFIG_MAP, EVERY, KEY, SOON, Seed, body_of, digest_of
@@ -110,30 +110,42 @@ def test_the_installed_text_is_taken() -> None:
     assert body["metadata"]["name"] == names.CONFIG_NAME
 
 
-def _held(double: Double) -> set[tuple[str, str]]:
-    kinds = (r.SERVICE_ACCOUNTS, r.ROLES, r.ROLE_BINDINGS, r.CLUSTER_ROLES, r.CLUSTER_ROLE_BINDINGS)
+def _held(double: Double) -> set[str]:
     return {
-        (kind.kind, one["metadata"]["name"])
-        for kind in kinds
-        for one in double.store.list(kind)
+        one["metadata"]["name"]
+        for one in double.store.list(r.SERVICE_ACCOUNTS)
         if names.CONFIG_FINALIZER in one["metadata"].get("finalizers", [])
     }
 
 
 @pytest_twisted.ensureDeferred
-async def test_rights_are_held_and_let_go_and_others_are_left_alone(double: Double, tmp_path: Path) -> None:
+async def test_an_account_is_held_and_let_go_and_others_finalizers_stay(double: Double, tmp_path: Path) -> None:
     world.install(double)
-    role = f"peerpods-{names.PEER_POD_CTRL}"
-    double.change(r.CLUSTER_ROLES, role, "", lambda one: one["metadata"].update(finalizers=["example.com/other"]))
+    account, other = names.PEER_POD_CTRL, "example.com/other"
+    double.change(r.SERVICE_ACCOUNTS, account, NAMESPACE, lambda one: one["metadata"].update(finalizers=[other]))
     async with world.connected(double, tmp_path) as kube:
         for _ in range(2):
-            await hold(kube, names.PEER_POD_CTRL, NAMESPACE)
-            assert len(_held(double)) == 3
-        await kube.delete(r.CLUSTER_ROLE_BINDINGS, role)
-        assert double.store.get(r.CLUSTER_ROLE_BINDINGS, role)
+            await hold(kube, account, NAMESPACE)
+            assert _held(double) == {account}
         for _ in range(2):
-            await release(kube, names.PEER_POD_CTRL, NAMESPACE)
+            await release(kube, account, NAMESPACE)
             assert _held(double) == set()
-        assert double.store.get(r.CLUSTER_ROLES, role)["metadata"]["finalizers"] == ["example.com/other"]
-        assert role not in {one["metadata"]["name"] for one in double.store.list(r.CLUSTER_ROLE_BINDINGS)}
+        assert double.store.get(r.SERVICE_ACCOUNTS, account, NAMESPACE)["metadata"]["finalizers"] == [other]
         await hold(kube, "nobody", NAMESPACE)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_copy_of_the_rights_ends_with_the_namespace(double: Double, tmp_path: Path) -> None:
+    world.install(double)
+    role, rules = f"peerpods-{names.PEER_POD_CTRL}", [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]
+    double.change(r.CLUSTER_ROLES, role, "", lambda one: one.update(rules=rules))
+    async with world.connected(double, tmp_path) as kube:
+        await keep(kube, "nobody", NAMESPACE)
+        for _ in range(2):
+            await keep(kube, names.PEER_POD_CTRL, NAMESPACE)
+        copy = double.store.get(r.CLUSTER_ROLES, f"{role}-undo")
+        assert copy["rules"] == rules
+        uid = double.store.get(r.NAMESPACES, NAMESPACE)["metadata"]["uid"]
+        for kind in (r.CLUSTER_ROLES, r.CLUSTER_ROLE_BINDINGS):
+            (owner,) = double.store.get(kind, f"{role}-undo")["metadata"]["ownerReferences"]
+            assert (owner["kind"], owner["uid"]) == ("Namespace", uid)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from peerpods.kube.client.kube import Kube, connect
     from peerpods.kube.client.queue import WorkQueue
     from peerpods.kube.client.recorder import EventRecorder
-    from peerpods.kube.client.rights import hold, release
+    from peerpods.kube.client.rights import hold, keep, release
     from peerpods.kube.client.settings import KubeSettings
     from peerpods.kube.client.store import Change, key_of
 
@@ -35,6 +35,7 @@ __all__ = [
     "WorkQueue",
     "connect",
     "hold",
+    "keep",
     "key_of",
     "micro_time",
     "owner_reference",
@@ -54,6 +55,7 @@ _HOMES = {
     "WorkQueue": "queue",
     "EventRecorder": "recorder",
     "hold": "rights",
+    "keep": "rights",
     "release": "rights",
     "KubeSettings": "settings",
     "Change": "store",

@@ -24,6 +24,7 @@ from peerpods.kube.client import (
     LeaderElection,
     WorkQueue,
     connect,
+    keep,
     release,
 )
 from peerpods.kube.client.errors import ApiError
@@ -180,6 +181,13 @@ class PeerPodCtrl(Service):
         for key in list(self._peer_pods.store):
             self._queue.add(key)
         self._sweep()
+        spawn(self._keep_rights()).addErrback(_broke, "rights")
+
+    async def _keep_rights(self) -> None:
+        try:
+            await keep(self.kube, PEER_POD_CTRL, self.settings.namespace)
+        except ApiError as error:  # the next leader does it
+            log.warning("rights_not_kept", error=str(error))
 
     async def _follow(self) -> None:
         """The lease is lost: stop acting, unless the installation goes and the lease went with it."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from peerpods.errors import PeerPodError
-from peerpods.kube.client import ApiError, Change, KubeApi, WorkQueue, hold, release
+from peerpods.kube.client import ApiError, Change, KubeApi, WorkQueue, hold, keep, release
 from peerpods.kube.objects import names
 from peerpods.kube.objects.resources import PEER_PODS
 from peerpods.kube.peerpodconfig.advertising import Advertising, Wish
@@ -163,6 +163,7 @@ class Controller:
 
     async def _hold_rights(self) -> None:
         if not self._rights_held:
+            await keep(self._kube, names.PEER_POD_CONFIG_CTRL, self._namespace)
             for account in (names.PEER_POD_CTRL, names.PEER_POD_CONFIG_CTRL):
                 await hold(self._kube, account, self._namespace)
             self._rights_held = True
