@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
 import json
 import queue
+import socket
 import ssl
 import threading
 import time
@@ -29,6 +31,7 @@ STRATEGIC = "application/strategic-merge-patch+json"
 APPLY = "application/apply-patch+yaml"
 SORTS = {"json": JSON, "merge": MERGE, "strategic": STRATEGIC, "apply": APPLY}
 _numbers = itertools.count(1)
+Opened = tuple[http.client.HTTPConnection, http.client.HTTPResponse, socket.socket]
 
 
 @attrs.frozen
@@ -64,9 +67,10 @@ class Answer:
 class Watching:
     """An open watch, read by a thread."""
 
-    def __init__(self, open_: Callable[[str, str], tuple[http.client.HTTPConnection, Any]], path: str) -> None:
+    def __init__(self, open_: Callable[[str, str], Opened], path: str) -> None:
         self._events: queue.SimpleQueue[Json | None] = queue.SimpleQueue()
-        self._connection, self._response = open_("GET", path)
+        # the connection itself forgets its socket while it reads the answer
+        _, self._response, self._socket = open_("GET", path)
         self.code = self._response.status
         self._thread = threading.Thread(target=self._thd_read, daemon=True)
         self._thread.start()
@@ -77,6 +81,7 @@ class Watching:
                 self._events.put(json.loads(line))
         except (OSError, ValueError, http.client.HTTPException, AttributeError):
             pass
+        self._response.close()
         self._events.put(None)
 
     def thd_next(self, timeout: float = 10.0) -> Json | None:
@@ -101,10 +106,9 @@ class Watching:
         return found
 
     def close(self) -> None:
-        """No more."""
-        if self._connection.sock:
-            self._connection.sock.close()
-        self._connection.close()
+        """No more; the thread ends by that."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class Api:
@@ -132,7 +136,7 @@ class Api:
     def _thd_open(
         self, method: str, path: str, body: Any = None, content_type: str = "application/json",
         token: str | None = None, timeout: float = 40.0,
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:  # fmt: skip
+    ) -> Opened:  # fmt: skip
         parts = urlsplit(self.url)
         assert parts.hostname
         if parts.scheme == "https":
@@ -148,12 +152,14 @@ class Api:
             headers["Authorization"] = f"Bearer {token}"
         if body is not None:
             headers["Content-Type"] = content_type
+        connection.connect()
+        kept = connection.sock
         connection.request(method, path, body=None if body is None else json.dumps(body).encode(), headers=headers)
-        return connection, connection.getresponse()
+        return connection, connection.getresponse(), kept
 
     def thd_call(self, method: str, path: str, body: Any = None, **keywords: Any) -> Answer:
         """Blocking: from a thread only."""
-        connection, response = self._thd_open(method, path, body, **keywords)
+        connection, response, _ = self._thd_open(method, path, body, **keywords)
         try:
             raw = response.read()
             headers: dict[str, list[str]] = {}
@@ -217,8 +223,8 @@ class Api:
         self._watches.append(watching)
         return watching
 
-    async def until(self, look: Callable[[], Any], timeout: float = 20.0) -> Any:
-        """What `look` (async) gives once it is true."""
+    async def until(self, look: Callable[[], Any], timeout: float = 45.0) -> Any:
+        """What `look` (async) gives once it is true. Garbage collection knows of a new CRD after up to 30 s."""
         deadline = time.monotonic() + timeout
         while not (found := await look()):
             assert time.monotonic() < deadline, "not in time"

@@ -114,9 +114,7 @@ class Handler(WebResource):
         if verb == "list":
             return 200, listing.list_objects(self._objects.store, kind, target.namespace, query), []
         if verb == "create" and target.subresource == "binding":
-            node = {"spec": {"nodeName": body["target"]["name"]}}
-            target = attrs.evolve(target, subresource="")
-            await self._writing.patch(target, node, writing.MERGE, query, options)
+            self._objects.bind(kind, name, body["target"]["name"])
             return 201, {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}, []
         if verb == "create":
             return 201, *await self._writing.create(target, body, options)
@@ -158,7 +156,7 @@ class Handler(WebResource):
         test = selectors.parse(target.kind, query.get("labelSelector", ""), query.get("fieldSelector", ""))
         version = query.get("resourceVersion", "")
         if version and not version.isdigit():
-            raise Refusal(500, f'strconv.ParseUint: parsing "{version}": invalid syntax', reason="")
+            raise listing.bad_version(version)
         seconds = int(query.get("timeoutSeconds") or 0) or random.randint(1800, 3600)
         stream = Stream(self._reactor, request, self._knobs)
         self.streams.add(stream)

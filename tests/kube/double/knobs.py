@@ -125,4 +125,4 @@ class Knobs:
             f'API group "{wanted.group}"{place}'
         )
         details: dict[str, Any] = {"name": wanted.name, "group": wanted.group, "kind": wanted.resource}
-        raise Refusal(403, text, details={name: value for name, value in details.items() if value})
+        raise Refusal(403, text, details=details)

@@ -75,12 +75,17 @@ def list_objects(store: Store, kind: Kind, namespace: str | None, query: Mapping
     }
 
 
+def bad_version(asked: str) -> Refusal:
+    """500, as the real server says it."""
+    text = f'resourceVersion: Invalid value: "{asked}": strconv.ParseUint: parsing "{asked}": invalid syntax'
+    return Refusal(500, text, reason="")
+
+
 def _version(store: Store, asked: str, *, exact: bool) -> int:
     if not asked.isdigit():
-        raise Refusal(400, f'resourceVersion: Invalid value: "{asked}": strconv.ParseUint: invalid syntax')
+        raise bad_version(asked)
     if int(asked) > store.version:
-        text = f"Too large resource version: {asked}, current: {store.version}"
-        raise Refusal(
-            504, text, details={"causes": [{"reason": "ResourceVersionTooLarge", "message": text}]}, retry_after=1
-        )
+        text = f"Timeout: Too large resource version: {asked}, current: {store.version}"
+        cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
+        raise Refusal(504, text, details={"causes": [cause], "retryAfterSeconds": 1}, retry_after=1)
     return int(asked) if exact else store.version

@@ -9,7 +9,7 @@ from typing import Any
 from tests.kube.double import fields
 from tests.kube.double.fields import Path
 from tests.kube.double.kinds import Kind
-from tests.kube.double.refusal import Refusal, cause, qualified
+from tests.kube.double.refusal import Refusal, cause
 
 Owner = tuple[str, str, str]
 """(manager, operation, apiVersion)"""
@@ -66,21 +66,23 @@ def applied(kind: Kind, old: Json, config: Json, manager: str, now: str, *, forc
     differing = {path for path, value in wanted.items() if path not in was or was[path] != value}
     conflicts = [(path, owner) for owner, held in owners.items() if owner != me for path in sorted(differing & held)]
     if conflicts and not force:
-        raise _conflict(conflicts, kind)
+        raise _conflict(conflicts)
     for owner in owners:
         if owner != me:
             owners[owner] = owners[owner] - differing
     result = _merge(old, config, kind, ())
     others = {path for owner, held in owners.items() if owner != me for path in held}
-    for path in sorted(owners.get(me, set()) - set(wanted), key=len, reverse=True):
-        if not any(other[: len(path)] == path for other in others):
+    gone: list[Path] = []
+    for path in sorted(owners.get(me, set()) - set(wanted), key=len):
+        if not any(path[: len(each)] == each for each in gone) and not any(o[: len(path)] == path for o in others):
             fields.remove(result, path)
+            gone.append(path)
     owners[me] = set(wanted)
     _write(result, owners, old, now)
     return result
 
 
-def _conflict(conflicts: list[tuple[Path, Owner]], kind: Kind) -> Refusal:
+def _conflict(conflicts: list[tuple[Path, Owner]]) -> Refusal:
     causes, parts = [], []
     for path, (manager, operation, version) in conflicts:
         using = f" using {version}" if operation == "Update" else ""
@@ -88,7 +90,7 @@ def _conflict(conflicts: list[tuple[Path, Owner]], kind: Kind) -> Refusal:
         parts.append(f'conflict with "{manager}"{using}: {fields.words(path)}')
     count = f"{len(parts)} conflict" + ("s" if len(parts) > 1 else "")
     text = f"Apply failed with {count}: {', '.join(parts)}"
-    return Refusal(409, text, details={"causes": causes, "kind": qualified(*kind.key)})
+    return Refusal(409, text, details={"causes": causes})
 
 
 def _merge(live: Any, config: Any, kind: Kind, names: tuple[str, ...]) -> Any:

@@ -62,6 +62,11 @@ class Objects:
             raise not_found(*kind.key, name[1])
         return found
 
+    def ending(self, kind: Kind) -> bool:
+        """Whether the CRD of a custom resource is being deleted."""
+        crd = self.store.get(r.CRDS, f"{kind.resource.plural}.{kind.resource.group}") if kind.custom else None
+        return crd is not None and "deletionTimestamp" in crd["metadata"]
+
     # creation
 
     def begin_create(self, kind: Kind, namespace: str, body: Json, options: Options) -> Json:
@@ -196,6 +201,19 @@ class Objects:
         if "deletionTimestamp" not in about or about.get("finalizers") or about.get("deletionGracePeriodSeconds"):
             return False
         return not (kind.resource == r.NAMESPACES and obj["spec"].get("finalizers"))
+
+    def bind(self, kind: Kind, name: Name, node: str) -> None:
+        """Put a pod on a node, as a scheduler does.
+
+        Raises:
+            Refusal: 404, or 409 when it is on one.
+        """
+        old = self.must_find(kind, name)
+        if old["spec"].get("nodeName"):
+            raise conflict(*kind.key, name[1], f"pod {name[1]} is already assigned to node {old['spec']['nodeName']}")
+        new = copy.deepcopy(old)
+        new["spec"]["nodeName"] = node
+        self.store.put(kind, new)
 
     # deletion
 

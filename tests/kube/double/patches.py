@@ -77,8 +77,9 @@ def json_patch(document: Any, operations: Any) -> Any:
         elif op == "remove":
             _remove(document, tokens)
         elif op == "replace" and tokens:
-            _remove(document, tokens)
-            _add(document, tokens, value)
+            if isinstance(_place(document, tokens)[0], list):
+                _remove(document, tokens)
+            _add(document, tokens, value)  # of a member that is not there, too: so does the API server's library
         elif op in ("add", "move", "copy", "replace"):
             if tokens:
                 _add(document, tokens, value)

@@ -131,7 +131,7 @@ def _resources(resources: Json, where: str) -> list[dict[str, str]]:
 
 
 def _fixed(spec: Json) -> Json:
-    kept = {k: v for k, v in spec.items() if k not in ("activeDeadlineSeconds", "tolerations", "nodeName")}
+    kept = {k: v for k, v in spec.items() if k not in ("activeDeadlineSeconds", "tolerations")}
     for sort in ("initContainers", "containers"):
         if sort in kept:
             kept[sort] = [{k: v for k, v in each.items() if k != "image"} for each in kept[sort]]

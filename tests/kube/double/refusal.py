@@ -53,8 +53,8 @@ class Refusal(Exception):
             "reason": self.reason,
             "code": self.code,
         }
-        if self.details:
-            body["details"] = self.details
+        if self.details is not None:
+            body["details"] = {name: value for name, value in self.details.items() if value}
         return body
 
 
@@ -71,16 +71,14 @@ def qualified(group: str, word: str) -> str:
 def not_found(group: str, plural: str, name: str) -> Refusal:
     """404."""
     details = {"name": name, "group": group, "kind": plural}
-    return Refusal(
-        404, f'{qualified(group, plural)} "{name}" not found', details={k: v for k, v in details.items() if v}
-    )
+    return Refusal(404, f'{qualified(group, plural)} "{name}" not found', details=details)
 
 
 def exists(group: str, plural: str, name: str, why: str = "") -> Refusal:
     """409 AlreadyExists."""
     details = {"name": name, "group": group, "kind": plural}
     text = f'{why}{qualified(group, plural)} "{name}" already exists'
-    return Refusal(409, text, reason="AlreadyExists", details={k: v for k, v in details.items() if v})
+    return Refusal(409, text, reason="AlreadyExists", details=details)
 
 
 def conflict(group: str, plural: str, name: str, why: str = "") -> Refusal:

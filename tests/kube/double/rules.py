@@ -38,14 +38,21 @@ def fill(kind: Kind, obj: Json) -> None:
             obj.setdefault("data", {})[name] = base64.b64encode(value.encode()).decode()
     elif resource == r.LEASES:
         for name in ("acquireTime", "renewTime"):
-            value = (obj.get("spec") or {}).get(name)
-            if value is not None and not _MICRO.match(value):
-                raise Refusal(
-                    400, f'parsing time "{value}" as "2006-01-02T15:04:05.000000Z07:00": cannot parse "{value}"'
-                )
+            _micro(obj.get("spec") or {}, name)
+    elif resource == r.EVENTS:
+        _micro(obj, "eventTime")
+        _micro(obj.get("series") or {}, "lastObservedTime")
+    elif resource == r.NODES:
+        obj.setdefault("spec", {})
     elif resource == r.MUTATING_WEBHOOKS:
         for each in obj.get("webhooks") or ():
             _webhook(each)
+
+
+def _micro(place: Json, name: str) -> None:
+    value = place.get(name)
+    if value is not None and not _MICRO.match(value):
+        raise Refusal(400, f'parsing time "{value}" as "2006-01-02T15:04:05.000000Z07:00": cannot parse "{value}"')
 
 
 def _webhook(hook: Json) -> None:
@@ -175,6 +182,10 @@ def _webhooks(obj: Json) -> list[dict[str, str]]:
 
 def _event(obj: Json, old: Json | None) -> list[dict[str, str]]:
     found = []
+    if old is not None:
+        for name in set(old) | set(obj):
+            if name not in ("metadata", "series") and old.get(name) != obj.get(name):
+                found.append(cause(name, "Invalid value: field is immutable"))
     place = (obj.get("regarding") or {}).get("namespace") or "default"
     if obj["metadata"].get("namespace") != place:
         found.append(cause("involvedObject.namespace", "Invalid value: does not match event.namespace"))

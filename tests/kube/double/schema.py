@@ -51,8 +51,9 @@ def fill(value: Any, schema: Schema) -> None:
         return
     others = schema.get("additionalProperties")
     for name, each in schema.get("properties", {}).items():
-        missing = name not in value or (value[name] is None and not each.get("nullable"))
-        if missing and "default" in each:
+        if name in value and value[name] is None and not each.get("nullable"):
+            del value[name]
+        if name not in value and "default" in each:
             value[name] = copy.deepcopy(each["default"])
         if name in value:
             fill(value[name], each)
@@ -84,6 +85,11 @@ def faults(value: Any, schema: Schema, path: str = "") -> Iterator[dict[str, str
     if isinstance(value, dict):
         yield from _members(value, schema, path)
     elif isinstance(value, list):
+        keys = schema.get("x-kubernetes-list-map-keys") or ()
+        marks = [json.dumps([each.get(key) for key in keys]) for each in value if isinstance(each, dict) and keys]
+        for number, mark in enumerate(marks):
+            if mark in marks[:number]:
+                yield cause(f"{path}[{number}]", f"Duplicate value: {json.dumps(value[number])}", "FieldValueDuplicate")
         for number, each in enumerate(value):
             yield from faults(each, schema.get("items", {}), f"{path}[{number}]")
     yield from _combined(value, schema, path)

@@ -27,6 +27,8 @@ def _label(part: str) -> Callable[[dict[str, str]], bool]:
     for sign in ("!=", "==", "="):
         if sign in part:
             name, _, value = (each.strip() for each in part.partition(sign))
+            if "=" in value:
+                raise Refusal(400, f"unable to parse requirement: found {value!r}, expected: identifier")
             if sign == "!=":
                 return lambda labels: labels.get(name) != value
             return lambda labels: labels.get(name) == value
@@ -61,9 +63,7 @@ def parse(kind: Kind, labels: str, fields: str) -> Test:
         if not found:
             raise Refusal(400, f"invalid field selector {part!r}")
         if found[1] not in kind.fields:
-            what = f"{kind.resource.api_version}, Resource={kind.resource.plural}"
-            text = f'Unable to find "{what}" that match label selector "{labels}", field selector "{fields}"'
-            raise Refusal(400, f"{text}: field label not supported: {found[1]}")
+            raise Refusal(400, f"field label not supported: {found[1]}")
         pairs.append((found[1], found[2] != "!=", found[3]))
 
     def test(obj: dict[str, Any]) -> bool:

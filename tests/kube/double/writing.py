@@ -61,7 +61,7 @@ class Writing:
         said = body.get("apiVersion", kind.resource.api_version), body.get("kind", kind.resource.kind)
         if said != (kind.resource.api_version, kind.resource.kind):
             raise Refusal(400, f"{said[0]}, Kind={said[1]} in the body does not match {kind.resource.kind} of the path")
-        if self._objects.kinds.get(kind.key) is not kind:
+        if self._objects.ending(kind):
             raise Refusal(405, "the server does not allow this method on the requested resource")
         obj = self._objects.begin_create(kind, target.namespace or "", body, options)
         review = self._review(target, "CREATE", options)
