@@ -135,6 +135,16 @@ def test_somebodys_change_to_the_lease_is_no_loss():
     assert election.leading and len(log) == 1 and server.lease["metadata"]["labels"] == {"x": "y"}
 
 
+def test_a_lease_that_another_took_is_noticed_at_the_next_renewal():
+    server, clock = Server(), Clock()
+    election, log = make(server, clock, "a")
+    election.start()
+    taken = {"holderIdentity": "thief", "leaseDurationSeconds": 15}
+    server.lease = {"metadata": {**server.lease["metadata"], "resourceVersion": "99"}, "spec": taken}
+    run(clock, 2.5)
+    assert log[-1][0] == "stopped" and log[-1][1] <= 2.1 and election.holder == "thief"
+
+
 def test_two_that_see_a_free_lease_are_one_leader():
     server, clock = Server(), Clock()
     people = [make(server, clock, name) for name in "abc"]

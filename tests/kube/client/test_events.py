@@ -205,6 +205,9 @@ def test_a_create_that_arrived_without_an_answer_is_not_sent_twice():
     assert again.args[1]["metadata"]["name"] == call.args[1]["metadata"]["name"]
     again.fail(ApiError("there", status=409, reason="AlreadyExists"))
     assert len(bench.recorder) == 0
+    bench.say("one")
+    bench.clock.pump([0, 10.1])
+    assert bench.take("patch").args[1] == call.args[1]["metadata"]["name"], "it is known to be there"
 
 
 def test_a_series_whose_event_the_server_forgot_is_told_anew():

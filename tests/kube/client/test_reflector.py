@@ -166,6 +166,21 @@ def test_an_expired_token_begins_the_list_anew():
     assert dict(follower.store) == collection.truth() == follower.shadow
 
 
+def test_tokens_that_always_expire_are_not_pressed():
+    collection, follower = Collection(), Follower()
+    for name in "abc":
+        collection.write(name, "put")
+
+    def answer(command):
+        if command.token:
+            follower.core.failed(ApiError("old", status=410), follower.now)
+        else:
+            follower.page(collection, command)
+
+    waits = delays(follower, answer, 10)
+    assert waits == sorted(waits) and waits[-1] > 10
+
+
 def test_a_page_that_fails_in_passing_is_asked_for_again_not_the_whole_list():
     collection, follower = Collection(), Follower()
     for name in "abc":

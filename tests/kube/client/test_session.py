@@ -88,6 +88,30 @@ async def test_many_refused_at_once_renew_once(rig):
 
 
 @ensure
+async def test_a_refusal_that_comes_after_the_renewal_is_no_reason_for_another(rig):
+    late = []
+
+    def answer(request):
+        if request.getHeader("authorization") == "Bearer new":
+            return {"ok": 1}
+        if b"late" in request.uri:
+            late.append(request)
+            return NOT_DONE_YET
+        return status(401, "Unauthorized")
+
+    source = Source(Access(url="http://unused"))
+    one = rig(answer, source)
+    source.accesses = [Access(url=one.url, authorization="Bearer new")]
+    slow = Deferred.fromCoroutine(one.kube.get(PODS, "late", "ns"))
+    await until(lambda: late)
+    assert await one.kube.get(PODS, "a", "ns") == {"ok": 1}
+    late[0].setResponseCode(401)
+    late[0].finish()
+    assert await slow == {"ok": 1}
+    assert source.loads == [True]
+
+
+@ensure
 async def test_a_plugin_that_hangs_holds_nobody_up_beyond_his_time_and_is_not_started_again(rig):
     hanging, loads = threading.Event(), []
 
