@@ -71,6 +71,10 @@ class Archive:
     """An apt of our own below `folder`, for Debian 13 whatever the host is."""
 
     folder: Path
+    architecture: str = "amd64"
+    """Debian's name of it; the host may be another, since nothing of a package runs."""
+    kinds: tuple[str, ...] = ("deb",)
+    """With "deb-src" the lists of source packages are read too."""
 
     def update(self) -> None:
         """Read the package lists anew."""
@@ -79,7 +83,9 @@ class Archive:
         (self.folder / "status").write_text("")
         addresses = archives(_host_sources())
         sources = [
-            f"deb [signed-by={KEYRING}] {addresses[path]} {suite} {inputs.COMPONENT}\n" for path, suite in inputs.SUITES
+            f"{kind} [signed-by={KEYRING}] {addresses[path]} {suite} {inputs.COMPONENT}\n"
+            for kind in self.kinds
+            for path, suite in inputs.SUITES
         ]
         (self.folder / "sources.list").write_text("".join(sources))
         here = self.folder
@@ -87,7 +93,8 @@ class Archive:
             f'Dir::State "{here}/state"; Dir::State::status "{here}/status"; Dir::Cache "{here}/cache";\n'
             f'Dir::Etc "{here}/etc"; Dir::Etc::SourceList "{here}/sources.list"; Dir::Etc::SourceParts "/dev/null";\n'
             f'Dir::Etc::Parts "{here}/etc/apt.conf.d"; Dir::Etc::PreferencesParts "{here}/etc/preferences.d";\n'
-            'APT::Architecture "amd64"; APT::Architectures { "amd64"; }; APT::Install-Recommends "false";\n'
+            f'APT::Architecture "{self.architecture}"; APT::Architectures {{ "{self.architecture}"; }};\n'
+            'APT::Install-Recommends "false";\n'
             'APT::Sandbox::User ""; Acquire::Languages "none"; Acquire::Retries "3";\n'
         )
         self._apt("apt-get", "update", "-qq", "--error-on=any")
@@ -109,17 +116,18 @@ class Archive:
             raise LocalFailure(f"{inputs.KERNEL} names no kernel package")
         return found.group(1)
 
+    def listed(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
+        """What the signed lists say of packages: `uri`, `file`, `size` and `hash` by package name."""
+        # asked from another folder: apt is silent about files that are in the current one
+        text = self._apt("apt-get", "download", "--print-uris", *names, cwd=self.folder)
+        return {entry["file"].split("_")[0]: entry for entry in (m.groupdict() for m in _URI.finditer(text))}
+
     def fetch(self, names: Iterable[str]) -> list[Package]:
         """The .deb files, from the cache or the mirror, each checked against the signed lists; sorted by name."""
         wanted = sorted(names)
         debs = self.folder / "debs"
         debs.mkdir(exist_ok=True)
-        # asked from another folder: apt is silent about files that are in the current one
-        listed = [
-            m.groupdict()
-            for m in _URI.finditer(self._apt("apt-get", "download", "--print-uris", *wanted, cwd=self.folder))
-        ]
-        by_name = {entry["file"].split("_")[0]: entry for entry in listed}
+        by_name = self.listed(wanted)
         missing = [name for name in wanted if name not in by_name or not (debs / by_name[name]["file"]).exists()]
         if missing:
             self._apt("apt-get", "download", "-qq", *missing, cwd=debs)
