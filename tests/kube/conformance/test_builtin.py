@@ -55,7 +55,7 @@ async def test_capacity_through_the_node_itself_is_not_taken(api: Api) -> None:
     assert answer.code == 200 and answer.body["status"]["capacity"] == {"cpu": "4"}
 
 
-@pytest.mark.parametrize(("value", "code"), [("1.5", 422), ("-1", 422), ("many", 400), ("500m", 422), ("1k", 200)])
+@pytest.mark.parametrize(("value", "code"), [("1.5", 422), ("-1", 422), ("many", 422), ("500m", 422), ("1k", 200)])
 @pytest_twisted.ensureDeferred
 async def test_amounts_of_an_extended_resource(api: Api, value: str, code: int) -> None:
     name = await node(api, capacity={"cpu": "4"})
@@ -164,8 +164,8 @@ async def test_a_series_is_patched(api: Api) -> None:
     for sort in ("merge", "strategic"):
         answer = await api.patch(r.EVENTS, "p.1", body, sort)
         assert answer.code == 200 and answer.body["series"]["count"] == 3, answer.body
-    refused = await api.patch(r.EVENTS, "p.1", {"note": "other"})
-    assert refused.code == 422, "all else of an event is fixed"
+    other = await api.patch(r.EVENTS, "p.1", {"note": "other"})
+    assert (other.code, other.body["note"]) == (200, "other"), "nothing of an event is fixed"
     found = await api.call("GET", api.path(r.EVENTS, fieldSelector="regarding.name=p,regarding.kind=Pod"))
     assert [each["reason"] for each in found.body["items"]] == ["PeerPodLaunching"]
 

@@ -155,7 +155,7 @@ def _node(obj: Json) -> list[dict[str, str]]:
         for name, value in ((obj.get("status") or {}).get(sort) or {}).items():
             match = _QUANTITY.match(str(value))
             if match is None:
-                raise Refusal(400, f"quantities must match the regular expression '{_QUANTITY.pattern}'")
+                raise Refusal(422, f"quantities must match the regular expression '{_QUANTITY.pattern}'")
             whole = match[2] in _WHOLE and float(match[1]).is_integer() and float(match[1]) >= 0
             if name not in _NATIVE and "/" in name and not whole:
                 found.append(cause(f"status.{sort}.{name}", f'Invalid value: "{value}": must be an integer'))
@@ -182,10 +182,6 @@ def _webhooks(obj: Json) -> list[dict[str, str]]:
 
 def _event(obj: Json, old: Json | None) -> list[dict[str, str]]:
     found = []
-    if old is not None:
-        for name in set(old) | set(obj):
-            if name not in ("metadata", "series") and old.get(name) != obj.get(name):
-                found.append(cause(name, "Invalid value: field is immutable"))
     place = (obj.get("regarding") or {}).get("namespace") or "default"
     if obj["metadata"].get("namespace") != place:
         found.append(cause("involvedObject.namespace", "Invalid value: does not match event.namespace"))
