@@ -94,6 +94,7 @@ async def test_time_is_up(api: Api) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_forgotten_version_is_an_event(api: Api) -> None:
     made = await api.made(MAPS, config_map("a", **LABEL))
+    await api.made(MAPS, config_map("b"))  # so that a new server's cache begins later
     await api.expire()
     watch = await api.watch(MAPS, resourceVersion=made.version, **ONLY)
     assert watch.code == 200
