@@ -301,7 +301,7 @@ def test_helm_installs_upgrades_and_removes(own: RealCluster, tool: Any, clean: 
         installed(own, kubelet)
         notes = tool("helm", "get", "notes", "peerpods").stdout
         assert "get peerpodconfig -o wide" in notes
-        tool("helm", "upgrade", "peerpods", chart, *values, "--set", "peerPodConfig.limit=3")
+        tool("helm", "upgrade", "peerpods", chart, *values, "--set-string", "peerPodConfig.limit=3")
         until(
             lambda: own.must("GET", f"/api/v1/nodes/{NODE}")["status"]["capacity"].get(names.EXTENDED_RESOURCE) == "3",
             "the upgrade did not reach the PeerPodConfig",
