@@ -73,7 +73,7 @@ async def test_killed_in_mid_deletion(stage: Stage, tmp_path: Path, children: li
     for left in (15, 8):
         child = Child(command, tmp_path / "log")
         children.append(child)
-        await stage.until(lambda left=left: len(cloud.ids()) <= left, 40)  # type: ignore[misc]
+        await stage.until(lambda left=left: len(cloud.ids()) <= left, 100)  # type: ignore[misc]
         child.kill(signal.SIGKILL)
         await stage.until(lambda child=child: child.ended)  # type: ignore[misc]
         assert cloud.ids(), "it was killed in the middle"

@@ -11,6 +11,8 @@ controllers have ended. Two things keep them able to act meanwhile:
 
 from __future__ import annotations
 
+from typing import Any
+
 from peerpods.kube.client.api import KubeApi, PatchKind
 from peerpods.kube.client.errors import ApiError
 from peerpods.kube.objects import resources as r
@@ -51,10 +53,13 @@ async def keep(kube: KubeApi, account: str, namespace: str) -> None:
             ],
         }
         kind = f"{r.CLUSTER_ROLES.group}/{r.CLUSTER_ROLES.version}"
-        await kube.apply(
-            r.CLUSTER_ROLES, {"apiVersion": kind, "kind": "ClusterRole", "metadata": metadata, "rules": role["rules"]}
+        await _apply(
+            kube,
+            r.CLUSTER_ROLES,
+            {"apiVersion": kind, "kind": "ClusterRole", "metadata": metadata, "rules": role["rules"]},
         )
-        await kube.apply(
+        await _apply(
+            kube,
             r.CLUSTER_ROLE_BINDINGS,
             {
                 "apiVersion": kind,
@@ -69,6 +74,25 @@ async def keep(kube: KubeApi, account: str, namespace: str) -> None:
             raise
         if not error.not_found:  # installed by other means than ours
             _log.warning("rights_not_kept", account=account, error=str(error))
+
+
+async def _apply(kube: KubeApi, resource: r.Resource, wanted: dict[str, Any]) -> None:
+    """Apply what is not so already: a controller that only starts again writes nothing."""
+    try:
+        there = await kube.get(resource, wanted["metadata"]["name"])
+    except ApiError as error:
+        if not error.not_found:
+            raise
+    else:
+        metadata = there["metadata"]
+        rest = {key: value for key, value in wanted.items() if key not in ("apiVersion", "kind", "metadata")}
+        if (
+            all(there.get(key) == value for key, value in rest.items())
+            and wanted["metadata"]["labels"].items() <= metadata.get("labels", {}).items()
+            and metadata.get("ownerReferences") == wanted["metadata"]["ownerReferences"]
+        ):
+            return
+    await kube.apply(resource, wanted)
 
 
 async def hold(kube: KubeApi, account: str, namespace: str) -> None:
