@@ -400,3 +400,38 @@ def test_a_wrong_address_is_named(world, listen):
 def test_ipv6_is_listened_on(world):
     world.start(listen="[::1]:0")
     assert world.service.port.getHost().host == "::1"
+
+
+def test_built_takes_a_namespace_only_where_one_is_mounted(tmp_path):
+    """An empty file is what a unit that failed half-way leaves."""
+    from peerpods.forwarder.service import expect_network
+
+    place = tmp_path / "podns"
+    for _ in range(2):
+        with pytest.raises(GuestError, match="no network namespace"):
+            expect_network(None, str(place))
+        place.touch()
+
+
+@pytest.mark.root
+def test_built_is_content_with_a_mounted_namespace(tmp_path):
+    import subprocess
+    import sys
+
+    script = (
+        "import sys; from pathlib import Path; from peerpods.podnet.building import make_namespace;"
+        "from peerpods.forwarder.service import expect_network;"
+        "make_namespace(sys.argv[1]); expect_network(None, sys.argv[1])"
+    )
+    command = ["unshare", "--mount", sys.executable, "-c", script, str(tmp_path / "podns")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_option_decides_who_makes_the_network():
+    from peerpods.config.settings import ForwarderSettings
+    from peerpods.forwarder import service
+
+    made = service.make_service(ForwarderSettings(pod_network="built"), None)
+    assert made._build_network is service.expect_network
+    assert service.make_service(ForwarderSettings(), None)._build_network is service.build_network

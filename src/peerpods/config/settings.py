@@ -143,6 +143,12 @@ class ForwarderSettings:
     pod_namespace: str = f.option(
         "pod-namespace", f.path(), "/run/netns/podns", "the pod's network namespace in the VM"
     )
+    pod_network: str = f.option(
+        "pod-network",
+        f.choice("build", "built"),
+        "build",
+        "who makes the pod's network: build, the forwarder; built, a unit before it, so that it needs no rights",
+    )
     log_format: str = f.option("log-format", f.choice("json", "console"), "json", "how log lines look")
 
 

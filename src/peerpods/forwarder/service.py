@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 
 from peerpods.config.settings import ForwarderSettings
-from peerpods.errors import ConfigError, LocalFailure
+from peerpods.errors import ConfigError, GuestError, LocalFailure
 from peerpods.forwarder import told
 from peerpods.forwarder.guard import Guard
 from peerpods.forwarder.keeper import Keeper
@@ -39,6 +40,25 @@ def build_network(apf: ApfConfig, namespace_path: str) -> None:
     from peerpods.podnet.guest import setup_guest
 
     setup_guest(apf.network, vni=apf.vxlan_id, port=apf.vxlan_port, tunnel=apf.tunnel, namespace_path=namespace_path)
+
+
+def expect_network(_apf: ApfConfig, namespace_path: str) -> None:
+    """In place of building: the namespace that another unit made must be there, and must be no empty file.
+
+    Raises:
+        GuestError: when it is not.
+    """
+    kind = "none"
+    with contextlib.suppress(OSError), open("/proc/self/mountinfo", encoding="utf-8") as mounts:
+        for line in mounts:
+            head, _, tail = line.partition(" - ")
+            if head.split()[4] == namespace_path:
+                kind = tail.split()[0]
+    if kind != "nsfs":
+        raise GuestError(
+            f"there is no network namespace at {namespace_path}",
+            remedy="--pod-network built needs a unit that makes it first; --pod-network build does it here",
+        )
 
 
 class ForwarderService(Service):
@@ -124,7 +144,8 @@ class ForwarderService(Service):
 
 def make_service(settings: ForwarderSettings, reactor: Any) -> ForwarderService:
     """The forwarder's service; nothing is touched before `startService`."""
-    return ForwarderService(settings, reactor)
+    network = expect_network if settings.pod_network == "built" else build_network
+    return ForwarderService(settings, reactor, build_network=network)
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -71,7 +71,7 @@ def make(base: SystemBase, tools: Tools, variant: Variant, agent: Agent, root: P
         tree.write(root / name, text.encode())
     tree.source(root)
     tree.programs(root, agent)
-    for file in (GUEST / "system").iterdir():
+    for file in (*(GUEST / "system").iterdir(), GUEST / "lean.py"):
         tree.write(root / "usr/lib/peerpods" / file.name, file.read_bytes())
     for unit in units.for_image(variant, agent.kind):
         tree.write(root / UNITS / unit.name, units.render(unit).encode())

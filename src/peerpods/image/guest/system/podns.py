@@ -3,7 +3,11 @@
 import sys
 import time
 
-sys.path[:0] = ["/usr/lib/python3/dist-packages"]
+sys.path[:0] = ["/usr/lib/python3/dist-packages", "/usr/lib/peerpods"]
+
+import lean  # noqa: E402
+
+lean.install()  # the node's half of podnet wants Twisted
 
 from peerpods.errors import PeerPodError  # noqa: E402
 from peerpods.podnet.building import build  # noqa: E402
