@@ -39,6 +39,8 @@ def parse_lock(text: str) -> list[Part]:
     parts = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
+        if not words:
+            continue  # an image from given files has no packages that anybody knows
         if len(words) not in (2, 3) or not _HEX.fullmatch(words[-1]):
             raise Refused(f"packages.lock, line {number}: {line[:80]!r} is no NAME VERSION SHA256 and no WHEEL SHA256")
         if len(words) == 3:
