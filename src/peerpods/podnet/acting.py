@@ -265,12 +265,18 @@ def _named(folder: str) -> list[str]:
 
 @contextmanager
 def _namespace(path: str, tunnel: Tunnel | None = None) -> Iterator[None]:
-    """The thread inside a pod's namespace; a missing one is Refused, told apart from errors of the body."""
+    """The thread inside a pod's namespace; a missing one is Refused, a missing right LocalFailure."""
     sandbox = tunnel.sandbox if tunnel else None
     try:
         entered = kernel.inside(path)
         entered.__enter__()
     except OSError as error:
+        if error.errno in (errno.EPERM, errno.EACCES):
+            raise LocalFailure(
+                f"cannot enter the network namespace {path!r}: {error.strerror}",
+                sandbox=sandbox,
+                remedy="the adaptor needs CAP_SYS_ADMIN",
+            ) from error
         raise Refused(
             f"there is no network namespace at {path!r}: {error.strerror}",
             sandbox=sandbox,

@@ -13,13 +13,14 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 
 from peerpods.clouds.interface import TAG_CLUSTER, CreateRequest, InstanceEvent
 from peerpods.clouds.libvirt import operations as ops
 from peerpods.clouds.libvirt.domain import instance_mac, instance_uuid
 from peerpods.clouds.libvirt.provider import LibvirtProvider
+from peerpods.clouds.libvirt.settings import LibvirtSettings
 from peerpods.clouds.libvirt.storage import cut_file
 from peerpods.clouds.libvirt.verify import is_local
 from peerpods.errors import CloudError, CloudFailure, ConfigError
@@ -315,10 +316,20 @@ async def test_image_annotation_is_refused_with_direct_boot(case: Case) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_sizes_of_the_pod_win_over_the_defaults(case: Case, conn: Any) -> None:
-    request = case.request(spec=InstanceSpec(vcpus=2, memory_mib=192))
+    request = case.request(spec=InstanceSpec(vcpus=2, memory_mib=320))
     await case.provider.create(request)
     info = conn.lookupByUUIDString(instance_uuid(request.token)).info()
-    assert (info[1], info[3]) == (192 * 1024, 2)
+    assert (info[1], info[3]) == (320 * 1024, 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "settings", "gets"),
+    [(64, {}, 256), (256, {}, 256), (257, {}, 257), (64, {"min_memory": 96}, 96), (0, {"memory": 128}, 128)],
+)
+def test_a_small_pod_gets_a_vm_that_boots(asked: int, settings: dict[str, int], gets: int) -> None:
+    spec = InstanceSpec(memory_mib=asked)
+    request = CreateRequest(token="a-1", name="podvm-a", spec=spec, user_data=b"#cloud-config\n", tags={})
+    assert LibvirtProvider(LibvirtSettings(**settings), Clock())._order(request).memory_mib == gets
 
 
 @pytest_twisted.ensureDeferred

@@ -136,7 +136,7 @@ def options_class(
         tables = service_tables
         takes_file = file
         optParameters: list[Any] = list(parameters([cls for cls, _ in service_tables]))
-        synopsis = f"twistd -n --pidfile= {service_name} [options]"
+        synopsis = "[options]"
 
     if "config" in own:
         rest = [row for row in ServiceOptions.optParameters if row[0] not in own]

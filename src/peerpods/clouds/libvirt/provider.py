@@ -143,7 +143,7 @@ class LibvirtProvider:
             token=request.token,
             tags=dict(request.tags),
             vcpus=spec.vcpus or settings.cpu,
-            memory_mib=spec.memory_mib or settings.memory,
+            memory_mib=_memory(settings, spec.memory_mib),
             kvm=uses_kvm(settings),
             image_dir=settings.image_dir,
             base=spec.image or settings.vol_name,
@@ -349,6 +349,11 @@ _UNDEFINED = libvirt.VIR_DOMAIN_EVENT_UNDEFINED
 
 def _with_state(instance: Instance, state: InstanceState) -> Instance:
     return attrs.evolve(instance, state=state)
+
+
+def _memory(settings: LibvirtSettings, asked: int) -> int:
+    """MiB of a VM: what the pod asks for, but no less than a guest needs; the operator's own figure as it is."""
+    return max(asked, settings.min_memory) if asked else settings.memory
 
 
 def make_provider(settings: LibvirtSettings, reactor: Any) -> LibvirtProvider:

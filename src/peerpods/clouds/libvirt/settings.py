@@ -51,6 +51,13 @@ class LibvirtSettings:
     memory: int = f.option(
         "memory", f.integer(128, 1 << 24), 512, "MiB of a pod that asks for none", env="LIBVIRT_MEMORY"
     )
+    min_memory: int = f.option(
+        "min-memory",
+        f.integer(64, 1 << 24),
+        256,
+        "least MiB of a VM, whatever its pod asks for: below it the guest does not boot",
+        env="LIBVIRT_MIN_MEMORY",
+    )
     cpuset: str = f.option(
         "cpuset",
         f.text("a list of CPUs such as 0-3,^2", r"[0-9,^-]*"),

@@ -85,5 +85,5 @@ class PeerPodCtrlSettings:
     )
     workers: int = f.option("workers", f.integer(1, 64), 8, "PeerPods that are looked at at once")
     cloud_calls: int = f.option("cloud-calls", f.integer(1, 256), 16, "deletions at once in one cloud")
-    http: str = f.option("http", f.http_address(), "0.0.0.0:8080", "where /metrics, /healthz and /readyz are served")
+    http: str = f.option("http", f.http_address(), "0.0.0.0:8081", "where /metrics, /healthz and /readyz are served")
     log_format: str = f.option("log-format", f.choice("json", "console"), "json", "how log lines look")
