@@ -28,7 +28,7 @@ def main(name: str, flags: list[str]) -> int:
 
     from peerpods.obs.bridge import twisted_observer
 
-    globalLogBeginner.beginLoggingTo([twisted_observer()], redirectStandardIO=False)
+    globalLogBeginner.beginLoggingTo([twisted_observer()], redirectStandardIO=False)  # type: ignore[list-item]
     service = module.makeService(options)
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
     reactor.callWhenRunning(service.startService)
