@@ -70,6 +70,7 @@ RICH: dict[str, Any] = {
         "timeoutSeconds": 5,
         "exemptNamespaces": ["monitoring"],
         "machineTypes": ["small", "large"],
+        "denyHopeless": True,
         "certManager": {"issuerRef": {"name": "corporate", "kind": "ClusterIssuer"}},
     },
 }

@@ -77,7 +77,7 @@ def test_secrets_are_in_no_representation() -> None:
 def test_what_is_known_without_the_cloud(data: dict[str, str], verdict: Verdict, words: str) -> None:
     found, settings = judge(parse_config(stored()), env_of(**data))
     assert found is not None
-    assert settings is None
+    assert (settings is None) == (verdict is not Verdict.ON_NODES)
     assert found.verdict is verdict
     assert words in found.words
 
@@ -147,7 +147,7 @@ class Fixture:
         return self.made[-1]
 
     def look(self, **data: str) -> tuple[Verdict, str]:
-        found = self.verifier.look(self.config, env_of(CLOUD_PROVIDER="memory", **data))
+        found = self.verifier.look(self.config, env_of(**{"CLOUD_PROVIDER": "memory", **data}))
         return found.verdict, found.words
 
 
@@ -185,6 +185,26 @@ def test_every_answer_of_a_cloud(answer: Callable[[], Any], verdict: Verdict, wo
     assert here.made[0].done == ["start", "verify", "stop"]
     assert here.answers == 1
     assert len(here.made) == 1, "an answer is remembered"
+
+
+def test_what_user_data_a_provider_takes_is_known_before_the_cloud_answers() -> None:
+    here = Fixture(Deferred)
+    assert here.verifier.max_user_data == 0
+    here.look()
+    assert here.verifier.max_user_data == 65536, "the provider memory's own"
+    here.look(CLOUD_PROVIDER="libvirt", LIBVIRT_URI="qemu:///system")
+    assert here.verifier.max_user_data == 1 << 20
+    here.look(CLOUD_PROVIDER="libvirt", LIBVIRT_CPU="many")
+    assert here.verifier.max_user_data == 1 << 20, "wrong settings do not roll the webhook"
+
+
+def test_a_provider_that_cannot_even_be_made_says_nothing_of_itself() -> None:
+    def broken(*_: Any) -> int:
+        raise ZeroDivisionError(PASSWORD)
+
+    verifier = Verifier(Clock(), lambda: None, lambda *_: FakeProvider(Deferred), broken)
+    assert verifier.look(parse_config(stored()), env_of(CLOUD_PROVIDER="memory")).verdict is Verdict.PENDING
+    assert verifier.max_user_data == 0
 
 
 def test_a_cloud_that_says_nothing_is_waited_for_half_a_minute() -> None:

@@ -7,12 +7,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import attrs
 import kubernetes_validate
 import pytest
 
+from peerpods.cli.services.common import options_class
 from peerpods.kube.objects.resources import PDBS, Resource
 from peerpods.kube.peerpodconfig.render import Facts, render, resource_of
 from peerpods.kube.peerpodconfig.spec import parse_config
+from peerpods.kube.webhook.settings import WebhookSettings
 from tests.kube.peerpodconfig.samples import RICH, stored
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "kube"
@@ -159,6 +162,23 @@ def test_ownership() -> None:
         else:
             assert "ownerReferences" not in meta, "an owner in a namespace counts as absent"
             assert meta["annotations"]["confidentialcontainers.org/peerpodconfig"] == "peerpods-system/peerpods"
+
+
+def test_what_the_webhook_is_told() -> None:
+    def arguments(max_user_data: int, **webhook: Any) -> list[str]:
+        facts = attrs.evolve(NEW, max_user_data=max_user_data)
+        objects = render(parse_config(stored(webhook=webhook)), facts)
+        found: list[str] = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
+        return found
+
+    assert "--max-user-data=16384" in arguments(16384)
+    assert not [flag for flag in arguments(0) if flag.startswith(("--max-user-data", "--deny"))]
+    told = arguments(16384, denyHopeless=True, machineTypes=["small"])
+    assert {"--deny-hopeless=true", "--machine-types=small"} <= set(told)
+    options = options_class("webhook", ((WebhookSettings, "webhook"),))()
+    options.parseOptions(told)
+    (settings,) = options.settings
+    assert (settings.deny_hopeless, settings.max_user_data) == (True, 16384)
 
 
 def test_what_the_webhook_is_shown() -> None:

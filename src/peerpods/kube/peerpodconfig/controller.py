@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from peerpods.clouds import registry
 from peerpods.errors import PeerPodError
 from peerpods.kube.client import ApiError, Change, KubeApi, WorkQueue, hold, keep, release
 from peerpods.kube.objects import names
@@ -65,8 +66,7 @@ class Controller:
         self._only_undo = False
         self._rights_held: bool | None = None
         """None while not known."""
-        more = {} if make_provider is None else {"make": make_provider}
-        self._verifier = Verifier(reactor, self._look_again, **more)
+        self._verifier = Verifier(reactor, self._look_again, make_provider or registry.make_provider)
         self._writing = Writing(kube, recorder)
         self._configs = WorkQueue(reactor, self._config, workers=1, cap=60.0, name="peerpodconfigs")
         self._nodes = WorkQueue(reactor, self._node, cap=60.0, name="nodes")

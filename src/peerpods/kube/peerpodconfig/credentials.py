@@ -101,7 +101,7 @@ def _decoded(secret: Mapping[str, Any]) -> dict[str, str]:
 
 
 def judge(config: Config, env: Environment) -> tuple[Credentials | None, Any]:
-    """(verdict, None) when the cloud need not be asked, else (None, the provider's settings)."""
+    """The verdict, None when the cloud must be asked for it; and the provider's settings, None when they are wrong."""
     if not env.provider:
         return Credentials(Verdict.MISSING, _no_provider(config, env)), None
     try:
@@ -114,7 +114,7 @@ def judge(config: Config, env: Environment) -> tuple[Credentials | None, Any]:
         return Credentials(Verdict.WRONG, env.scrub(f"{lines}{_absent(config, env)}")), None
     if _on_node(env.provider, resolved.settings):
         words = f"provider {env.provider} works on the nodes themselves; each adaptor checks it when it starts"
-        return Credentials(Verdict.ON_NODES, words), None
+        return Credentials(Verdict.ON_NODES, words), resolved.settings
     return None, resolved.settings
 
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import attrs
+
 from peerpods.kube.client import ApiError, KubeApi
 from peerpods.kube.objects import names
 from peerpods.kube.objects.resources import MUTATING_WEBHOOKS, RUNTIME_CLASSES, SECRETS, Resource
@@ -73,7 +75,7 @@ class SetUp:
             await self._report(obj, config, Credentials(Verdict.MISSING, str(error)), {})
             return AGAIN
         credentials = self._verifier.look(config, env)
-        facts = self._with_checksum(env)
+        facts = self._with_settings(env, self._verifier.max_user_data)
         desired = render(config, facts)
         failures = await self._apply(desired, facts)
         failures |= await self._prune(config, desired)
@@ -86,9 +88,8 @@ class SetUp:
         seen = self._look(config, credentials, failures)
         await self._writing.status(obj, status_of(config, seen, self._writing.status_before(obj), self._clock()))
 
-    def _with_checksum(self, env: Environment) -> Facts:
-        known = self._facts
-        return Facts(version=known.version, pdbs=known.pdbs, image=known.image, checksum=env.checksum)
+    def _with_settings(self, env: Environment, max_user_data: int) -> Facts:
+        return attrs.evolve(self._facts, checksum=env.checksum, max_user_data=max_user_data)
 
     async def _environment(self, config: Config) -> Environment:
         secret = None

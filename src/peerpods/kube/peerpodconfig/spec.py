@@ -36,6 +36,7 @@ class WebhookSpec:
     timeout: int = 10
     exempt: tuple[str, ...] = ()
     machine_types: tuple[str, ...] = ()
+    deny_hopeless: bool = False
     cert_manager: Mapping[str, Any] | None = None
     self_managed: bool = True
     """The webhook makes its own certificate. False: a Secret that somebody else fills."""
@@ -172,6 +173,7 @@ def _webhook(spec: Mapping[str, Any]) -> WebhookSpec:
         timeout=int(spec.get("timeoutSeconds", 10)),
         exempt=tuple(spec.get("exemptNamespaces") or ()),
         machine_types=tuple(spec.get("machineTypes") or ()),
+        deny_hopeless=bool(spec.get("denyHopeless", False)),
         cert_manager=spec.get("certManager"),
         self_managed=bool(spec.get("selfManaged", True)) and spec.get("certManager") is None,
     )

@@ -23,6 +23,11 @@ AGAIN_BAD = 60.0
 Make = Callable[[str, Any, Any], Provider]
 
 
+def _max_user_data(name: str, settings: Any, reactor: Any) -> int:
+    """Bytes; by a provider that is never started."""
+    return registry.make_provider(name, settings, reactor).capabilities().max_user_data
+
+
 class Verifier:
     """One check at a time, one answer remembered.
 
@@ -30,10 +35,20 @@ class Verifier:
         on_answer: called when a check that ran in the background has ended.
     """
 
-    def __init__(self, reactor: Any, on_answer: Callable[[], None], make: Make = registry.make_provider) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        on_answer: Callable[[], None],
+        make: Make = registry.make_provider,
+        measure: Callable[[str, Any, Any], int] = _max_user_data,
+    ) -> None:
         self._reactor = reactor
         self._on_answer = on_answer
         self._make = make
+        self._measure = measure
+        self.max_user_data = 0
+        """Bytes of user data that the provider takes; 0: not known yet."""
+        self._learned: tuple[str, str] = ("", "")
         self._asked: tuple[str, str] = ("", "")
         self._answer: Credentials | None = None
         self._stale_at = 0.0
@@ -42,15 +57,26 @@ class Verifier:
     def look(self, config: Config, env: Environment) -> Credentials:
         """What is known of these settings now; asks the cloud when nothing is, or when it was long ago."""
         known, settings = judge(config, env)
+        wanted = (env.provider, env.checksum)
+        self._learn(wanted, settings)
         if known is not None:
             return known
-        wanted = (env.provider, env.checksum)
         if wanted != self._asked:
             self._asked, self._answer, self._stale_at = wanted, None, 0.0
         if self._running is None and self._reactor.seconds() >= self._stale_at:
             self._running = spawn(self._ask(wanted, env, settings))
             self._running.addErrback(self._failed).addBoth(self._done)
         return self._answer or Credentials(Verdict.PENDING, f"provider {env.provider} is being asked")
+
+    def _learn(self, wanted: tuple[str, str], settings: Any) -> None:
+        """What the provider says of itself. Nothing is connected for it; what is not known leaves what was."""
+        if settings is None or wanted == self._learned:
+            return
+        self._learned = wanted
+        try:
+            self.max_user_data = self._measure(wanted[0], settings, self._reactor)
+        except Exception as error:  # the check that follows says what is wrong with the provider
+            log.info("capabilities_unknown", provider=wanted[0], reason=type(error).__name__)
 
     async def stop(self) -> None:
         """End a check that runs."""

@@ -27,6 +27,8 @@ class Facts:
     """The image where the PeerPodConfig names none."""
     checksum: str = ""
     """Of ConfigMap and Secret."""
+    max_user_data: int = 0
+    """Bytes of user data that the provider takes; 0: not known."""
 
     @property
     def has_surge(self) -> bool:

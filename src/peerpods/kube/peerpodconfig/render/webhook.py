@@ -77,7 +77,7 @@ def _pod(config: Config, facts: Facts) -> dict[str, Any]:
         "image": image(config, facts, "webhook"),
         "imagePullPolicy": config.pull_policy,
         "command": ["twistd", "-n", "--pidfile=", "webhook"],
-        "args": _arguments(config),
+        "args": _arguments(config, facts),
         "env": pod_env(),
         "ports": [
             {"name": "webhook", "containerPort": PORT, "protocol": "TCP"},
@@ -111,13 +111,15 @@ def _pod(config: Config, facts: Facts) -> dict[str, Any]:
     }
 
 
-def _arguments(config: Config) -> list[str]:
+def _arguments(config: Config, facts: Facts) -> list[str]:
     classes = ",".join(f"{one.name}={one.resource}" for one in config.runtime_classes)
     flags = {
         "runtime-classes": classes,
         "cert-dir": "" if config.webhook.self_managed else CERT_FOLDER,
         "self-managed-tls": "true" if config.webhook.self_managed else "",
         "machine-types": ",".join(config.webhook.machine_types),
+        "max-user-data": str(facts.max_user_data or ""),
+        "deny-hopeless": "true" if config.webhook.deny_hopeless else "",
         "log-format": config.adaptor.log_format,
     }
     return [f"--{flag}={value}" for flag, value in flags.items() if value]
