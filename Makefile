@@ -36,6 +36,12 @@ image: venv
 	    $(if $(KATA_AGENT_SHA256),--kata-agent-sha256 $(KATA_AGENT_SHA256)) \
 	    $(if $(GUEST_COMPONENTS),--guest-components $(GUEST_COMPONENTS))
 
+# A kata-agent release below $(CACHE), by its digest: KATA_AGENT_SHA256 or the pinned one; KATA_AGENT_URL names another
+# place, ARCH another architecture. Never done by any other target.
+.PHONY: fetch-agent
+fetch-agent: venv
+	@python -m peerpods.image fetch-agent $(if $(ARCH),--arch $(ARCH))
+
 # The demo: a real pod in a real VM, in namespaces of its own. As root.
 .PHONY: demo
 demo: image
