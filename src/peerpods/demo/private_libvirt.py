@@ -49,6 +49,8 @@ stdio_handler = "file"
 namespaces = []
 cgroup_controllers = []
 remember_owner = 0
+swtpm_user = "root"
+swtpm_group = "root"
 """
 # stdio_handler: virtlogd is not there. The rest: no user, AppArmor profile, cgroup or device node of the host is
 # touched, and no labels are left in extended attributes of image files.

@@ -36,6 +36,8 @@ class DiskBoot:
 
     firmware: str = ""
     """UEFI code image; BIOS if empty."""
+    vtpm: bool = False
+    """Whether the machine has a TPM 2.0, new with the instance and gone with it (libvirt starts swtpm)."""
 
 
 @attrs.frozen(kw_only=True)
@@ -176,7 +178,8 @@ def _os(domain: ET.Element, plan: DomainPlan) -> None:
         _text(os, "cmdline", plan.boot.cmdline)
         return
     if plan.boot.firmware:
-        _text(os, "loader", plan.boot.firmware, readonly="yes", type="pflash")
+        # Without a store for its variables: a VM that starts once has nothing to remember, and each starts alike.
+        _text(os, "loader", plan.boot.firmware, readonly="yes", stateless="yes", type="pflash")
     ET.SubElement(os, "boot", {"dev": "hd"})
 
 
@@ -204,6 +207,9 @@ def _devices(domain: ET.Element, plan: DomainPlan) -> None:
     # Appending, so that cutting the file while QEMU writes leaves no hole.
     ET.SubElement(serial, "source", {"path": f"{plan.pool_path}/{names.console}", "append": "on"})
     ET.SubElement(serial, "target", {"type": "isa-serial", "port": "0"})
+    if isinstance(plan.boot, DiskBoot) and plan.boot.vtpm:
+        tpm = ET.SubElement(devices, "tpm", {"model": "tpm-crb"})
+        ET.SubElement(tpm, "backend", {"type": "emulator", "version": "2.0"})
     rng = ET.SubElement(devices, "rng", {"model": "virtio"})
     _text(rng, "backend", "/dev/urandom", model="random")
     ET.SubElement(devices, "memballoon", {"model": "none"})

@@ -36,6 +36,7 @@ class Order:
     """Name of the base volume; unused with an image_dir."""
     root_bytes: int
     firmware: str
+    vtpm: bool
     pool: str
     network: str
     cpuset: str
@@ -175,7 +176,7 @@ def _thd_create(conn: Any, order: Order) -> Instance:
 
 
 def _plan(order: Order, pool_path: str) -> xml.DomainPlan:
-    boot: xml.DirectBoot | xml.DiskBoot = xml.DiskBoot(firmware=order.firmware)
+    boot: xml.DirectBoot | xml.DiskBoot = xml.DiskBoot(firmware=order.firmware, vtpm=order.vtpm)
     if order.image_dir:
         folder = Path(order.image_dir)
         try:

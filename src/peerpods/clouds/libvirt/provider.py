@@ -149,6 +149,7 @@ class LibvirtProvider:
             base=spec.image or settings.vol_name,
             root_bytes=settings.root_disk_size << 30,
             firmware=settings.firmware,
+            vtpm=settings.vtpm == "on",
             pool=settings.pool_name,
             network=settings.network_name,
             cpuset=settings.cpuset,

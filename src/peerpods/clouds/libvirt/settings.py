@@ -79,6 +79,12 @@ class LibvirtSettings:
         "UEFI code image for disk boot, such as /usr/share/OVMF/OVMF_CODE_4M.fd; BIOS if unset",
         env="LIBVIRT_EFI_FIRMWARE",
     )
+    vtpm: str = f.option(
+        "vtpm",
+        f.choice("off", "on"),
+        "off",
+        "on: instances that boot from disk have a vTPM (libvirt needs swtpm), as images of profile prod demand",
+    )
     accel: str = f.option(
         "accel",
         f.choice("auto", "kvm", "tcg"),
