@@ -78,6 +78,11 @@ test-kube: test-setup venv
 	export PATH="$$(tools/kube.sh --clients):$$PATH"
 	@tools/setup.sh --run python -m pytest -q -m kube $(PYTEST_FLAGS) tests/kube
 
+# The proofs about pod VM images: each is built (once for what it depends on) and booted, two at a time. As root.
+.PHONY: test-images
+test-images: test-setup venv
+	@tools/setup.sh --run python -m pytest -q -m images $(PYTEST_FLAGS) tests/images
+
 # Figures against baselines of the same run: tables, and JSON below $(CACHE)/bench. About two minutes; as root.
 .PHONY: bench
 bench: venv

@@ -1,0 +1,80 @@
+"""Real firmware: built from the edk2 source, read by the measurement code and by independent tools.
+
+Each is compiled once and then comes from the cache. PEERPODS_FIRMWARE_TWICE=1 compiles both again, with one compiler at
+a time, another folder, umask, time zone and host name, and compares the bytes (about 10 minutes more on two cores).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from peerpods.image import build, firmware
+from peerpods.image.firmware.build import digest
+from peerpods.image.measure import snp, tdx
+from peerpods.image.measure.firmware import SevKind, parse_firmware
+from peerpods.image.progress import Progress
+
+pytestmark = [pytest.mark.images, pytest.mark.root, pytest.mark.timeout(2400)]
+TWICE = os.environ.get("PEERPODS_FIRMWARE_TWICE") == "1"
+
+
+def get(tee: str) -> dict[str, Path]:
+    return firmware.get(tee, build.default_cache(), Progress())
+
+
+def test_the_sev_firmware_takes_kernel_hashes_and_measures_as_another_tool_says(tmp_path: Path) -> None:
+    guest = pytest.importorskip("sevsnpmeasure.guest")
+    from sevsnpmeasure.vcpu_types import CPU_SIGS
+    from sevsnpmeasure.vmm_types import VMMType
+
+    file = get("snp")["OVMF.amdsev.fd"]
+    read = parse_firmware(file.read_bytes(), file.name)
+    assert read.has(SevKind.SNP_KERNEL_HASHES) and read.hash_table_gpa
+    for name, data in (("kernel", b"k" * 9000), ("initrd", b"i" * 5000)):
+        (tmp_path / name).write_bytes(data)
+    files = snp.KernelFiles(kernel=b"k" * 9000, initrd=b"i" * 5000, command_line="ro roothash=00")
+    for cpu, vcpus, features in (("EPYC-v4", 1, 1), ("EPYC-Milan", 2, 0x21), ("EPYC-Genoa", 64, 1)):
+        machine = snp.Machine(vcpus=vcpus, cpu=cpu, features=features)
+        expected = guest.snp_calc_launch_digest(
+            vcpus, CPU_SIGS[cpu], str(file), str(tmp_path / "kernel"), str(tmp_path / "initrd"), "ro roothash=00",
+            features, "", VMMType.QEMU,
+        )  # fmt: skip
+        assert snp.launch_digest(read, machine, files) == expected
+
+
+@pytest.mark.parametrize("name", ["OVMF.inteltdx.fd", "OVMF.fd"])
+def test_the_tdx_firmware_measures_as_another_tool_says(name: str) -> None:
+    other = pytest.importorskip("veritas.vendor.td_shim_tee_info_hash")
+    file = get("tdx")[name]
+    read = parse_firmware(file.read_bytes(), name)
+    assert tdx.mrtd(read, tdx.Order.ONE_PASS).hex() == other.compute_mrtd(str(file))
+
+
+def test_without_a_tee_it_is_debian_s_own() -> None:
+    file = get("none")["OVMF.fd"]
+    assert file.stat().st_size == 4 << 20 and not parse_firmware(file.read_bytes()).has(SevKind.SNP_KERNEL_HASHES)
+
+
+@pytest.mark.skipif(not TWICE, reason="slow: PEERPODS_FIRMWARE_TWICE=1 compiles each firmware a second time")
+@pytest.mark.parametrize("tee", ["snp", "tdx"])
+def test_a_second_build_elsewhere_gives_the_same_bytes(tee: str, tmp_path: Path) -> None:
+    first = next(iter(get(tee).values()))
+    place = tmp_path / "another-longer-name"
+    place.mkdir()
+    for name in ("debs", "sources"):
+        shutil.copytree(build.default_cache() / "firmware-apt" / name, place / "firmware-apt" / name)
+    words = ["firmware", "--tee", tee, "--jobs", "1", "--cache", str(place)]
+    script = 'hostname another; umask 077; exec "$0" "$@"'
+    environment = {**os.environ, "TZ": "Asia/Kathmandu", "LC_ALL": "C", "PYTHONHASHSEED": "7"}
+    done = subprocess.run(
+        ["unshare", "--uts", "sh", "-c", script, sys.executable, "-m", "peerpods.image", *words],
+        env=environment, capture_output=True, text=True, timeout=1800, check=True,
+    )  # fmt: skip
+    second = Path(done.stdout.splitlines()[0])
+    assert second != first and digest(second) == digest(first)
