@@ -136,7 +136,7 @@ def api(request: pytest.FixtureRequest) -> Iterator[Api]:
         double: Double = request.getfixturevalue("double")
         client = Api(double.url)
         client.double, client.namespace = double, "test"
-        double.seed(NAMESPACES, {"metadata": {"name": "test"}})
+        double.seed(NAMESPACES, {"metadata": {"name": "test", "labels": {"kubernetes.io/metadata.name": "test"}}})
     else:
         cluster: RealCluster = request.getfixturevalue("cluster")
         client = Api(cluster.host, token=cluster.token, ca_file=cluster.ca_file)

@@ -57,15 +57,18 @@ class Admission:
             return obj
         asked: set[str] = set()
         again: set[str] = set()
-        first = True
-        while first or again:
-            changed_now = await self._round(review, obj, asked, again, first=first)
-            obj = changed_now
-            if not first:
-                break
-            first = False
-            if again:
+        try:
+            asked_of = obj
+            obj = await self._round(review, obj, asked, again, first=True)
+            if obj is not asked_of:
+                before = copy.deepcopy(obj)
                 self._plugins(review, obj)
+                if obj != before:
+                    again |= asked
+                return await self._round(review, obj, asked, again, first=False)
+        except Refusal as refusal:
+            refusal.warnings = review.warnings
+            raise
         return obj
 
     def _plugins(self, review: Review, obj: Json) -> None:
@@ -81,7 +84,7 @@ class Admission:
             again.discard(key)
             before = obj
             obj = await self._one(review, hook, obj)
-            if obj != before:
+            if obj is not before:  # any patch counts as a change, also one that changes nothing
                 again |= asked
                 asked.clear()
             if hook.get("reinvocationPolicy") == "IfNeeded":
@@ -159,16 +162,21 @@ class Admission:
             raise CallFailed("webhook returned response.patchType but not response.patch")
         try:
             base64.b64decode(answer.get("patch") or "", validate=True)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise CallFailed(f"response.patch: {error}") from error
         return answer
 
     def _patched(self, review: Review, answer: Json, obj: Json) -> Json:
         try:
-            changed: Any = patches.json_patch(obj, json.loads(base64.b64decode(answer["patch"])))
-        except (patches.PatchFault, ValueError, KeyError, AttributeError) as error:
+            operations = json.loads(base64.b64decode(answer["patch"]))
+            if operations == []:
+                return obj
+            if not isinstance(operations, list):
+                raise ValueError("the patch is no list")
+            changed: Any = patches.json_patch(obj, operations)
+            rules.fill(review.kind, changed)
+        except (patches.PatchFault, ValueError, KeyError, AttributeError, TypeError) as error:
             raise Refusal(500, f"Internal error occurred: {error}") from error
-        rules.fill(review.kind, changed)
         return dict(changed)
 
 
@@ -195,9 +203,9 @@ def _request(review: Review, obj: Json) -> Json:
         "object": shown,
         "oldObject": review.old,
         "dryRun": review.options.dry_run,
-        "options": {"kind": f"{review.operation.title()}Options", "apiVersion": "meta.k8s.io/v1"},
+        "options": _options(review),
     }
-    if not about.get("generateName") or review.operation != "CREATE":
+    if about.get("name"):
         request["name"] = about["name"]
     if review.namespace:
         request["namespace"] = review.namespace
@@ -206,10 +214,19 @@ def _request(review: Review, obj: Json) -> Json:
     return request
 
 
+def _options(review: Review) -> Json:
+    found: Json = {"kind": f"{review.operation.title()}Options", "apiVersion": "meta.k8s.io/v1"}
+    if review.options.dry_run:
+        found["dryRun"] = ["All"]
+    if review.options.said_manager:
+        found["fieldManager"] = review.options.said_manager
+    return found
+
+
 def _denial(hook: str, status: Json) -> Refusal:
     words = status.get("message") or status.get("reason")
     text = f"admission webhook {json.dumps(hook)} denied the request" + (
         f": {words}" if words else " without explanation"
     )
     code = status.get("code") or 0
-    return Refusal(code if code >= 400 else 400, text, reason=status.get("reason", "" if code else "BadRequest"))
+    return Refusal(code if code >= 400 else 400, text, reason=status.get("reason", ""))

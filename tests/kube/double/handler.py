@@ -56,7 +56,7 @@ class Handler(WebResource):
         except Refusal as refusal:
             if refusal.retry_after is not None:
                 request.setHeader("Retry-After", str(refusal.retry_after))
-            code, body, warnings = refusal.code, refusal.status(), []
+            code, body, warnings = refusal.code, refusal.status(), refusal.warnings
         except CancelledError:
             raise
         except Exception as error:
@@ -96,7 +96,8 @@ class Handler(WebResource):
         if path == r.ACCESS_REVIEWS.path() and method == "POST":
             return 201, self._access(body, user), []
         manager = query.get("fieldManager") or header["user-agent"].partition("/")[0] or "unknown"
-        options = Options(manager, query.get("dryRun") == "All", user)
+        said = query.get("fieldManager", "")
+        options = Options(manager, query.get("dryRun") == "All", user, said_manager=said)
         target = routes.parse(path, self._objects.kinds)
         verb = routes.verb_of(method, target, query)
         self._knobs.authorize(target.attributes(verb, user))

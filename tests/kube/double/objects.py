@@ -29,6 +29,8 @@ class Options:
     dry_run: bool = False
     user: str = "system:admin"
     groups: tuple[str, ...] = ("system:masters", "system:authenticated")
+    said_manager: str = ""
+    """The manager if the request named one."""
 
 
 class Objects:
@@ -83,10 +85,10 @@ class Objects:
                 raise invalid(kind.key[0], kind.resource.kind, "", [
                     cause("metadata.name", "Required value: name or generateName is required", "FieldValueRequired")
                 ])  # fmt: skip
-            about["name"] = about["generateName"][:58] + secrets.token_hex(3)[:5]
+            about.pop("name", None)  # which is made up after admission
         if kind.resource.namespaced:
             about["namespace"] = namespace
-            self._check_namespace(kind, namespace, about["name"])
+            self._check_namespace(kind, namespace, about.get("name", ""))
         for name in (
             "uid",
             "deletionTimestamp",
@@ -96,7 +98,7 @@ class Objects:
             "managedFields",
         ):
             about.pop(name, None)
-        about["creationTimestamp"] = self.time()
+        about["creationTimestamp"] = None
         rules.fill(kind, obj)
         managers.updated(kind, None, obj, options.manager, self.time())
         return obj
@@ -113,6 +115,9 @@ class Objects:
     def finish_create(self, kind: Kind, obj: Json, options: Options) -> Json:
         """Validate and store."""
         about = obj["metadata"]
+        about["creationTimestamp"] = self.time()
+        if not about.get("name"):
+            about["name"] = about["generateName"][:58] + secrets.token_hex(3)[:5]
         rules.fill(kind, obj)
         if kind.generation:
             about["generation"] = 1

@@ -41,6 +41,7 @@ class Refusal(Exception):
         self.details = details
         self.metadata = metadata or {}
         self.retry_after = retry_after
+        self.warnings: list[str] = []
 
     def status(self) -> dict[str, Any]:
         """The Status object of the body."""

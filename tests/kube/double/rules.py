@@ -17,6 +17,11 @@ _MICRO = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)$")
 _QUANTITY = re.compile(r"^([+-]?(?:\d+\.?\d*|\.\d+))([eE][+-]?\d+|[numkMGTPE]|[KMGTPE]i)?$")
 _WHOLE = {None, "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"}
 _NATIVE = ("cpu", "memory", "ephemeral-storage", "pods", "storage")
+_CHOICES = {
+    "failurePolicy": ("Ignore", "Fail"),
+    "matchPolicy": ("Exact", "Equivalent"),
+    "reinvocationPolicy": ("Never", "IfNeeded"),
+}
 
 
 def fill(kind: Kind, obj: Json) -> None:
@@ -175,6 +180,17 @@ def _webhooks(obj: Json) -> list[dict[str, str]]:
         if ("url" in client) == ("service" in client):
             text = "Required value: exactly one of url or service is required"
             found.append(cause(f"{where}.clientConfig", text, "FieldValueRequired"))
+        elif not client.get("url", "https://").startswith("https://"):
+            text = f"Invalid value: \"{client['url']}\": 'https' is the only allowed URL scheme"
+            found.append(cause(f"{where}.clientConfig.url", text))
+        if not 1 <= each.get("timeoutSeconds", 10) <= 30:
+            text = f"Invalid value: {each['timeoutSeconds']}: the timeout value must be between 1 and 30 seconds"
+            found.append(cause(f"{where}.timeoutSeconds", text))
+        for name, words in _CHOICES.items():
+            if each.get(name, words[0]) not in words:
+                listed = ", ".join(f'"{word}"' for word in words)
+                text = f'Unsupported value: "{each[name]}": supported values: {listed}'
+                found.append(cause(f"{where}.{name}", text, "FieldValueNotSupported"))
         if each["name"].count(".") < 2:
             found.append(cause(f"{where}.name", "Invalid value: should be a domain with at least three segments"))
     return found
