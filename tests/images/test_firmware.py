@@ -35,7 +35,7 @@ def test_the_sev_firmware_takes_kernel_hashes_and_measures_as_another_tool_says(
 
     file = get("snp")["OVMF.amdsev.fd"]
     read = parse_firmware(file.read_bytes(), file.name)
-    assert read.has(SevKind.SNP_KERNEL_HASHES) and read.hash_table_gpa
+    assert read.has(SevKind.KERNEL_HASHES) and read.hash_table_gpa
     for name, data in (("kernel", b"k" * 9000), ("initrd", b"i" * 5000)):
         (tmp_path / name).write_bytes(data)
     files = snp.KernelFiles(kernel=b"k" * 9000, initrd=b"i" * 5000, command_line="ro roothash=00")
@@ -58,7 +58,7 @@ def test_the_tdx_firmware_measures_as_another_tool_says(name: str) -> None:
 
 def test_without_a_tee_it_is_debian_s_own() -> None:
     file = get("none")["OVMF.fd"]
-    assert file.stat().st_size == 4 << 20 and not parse_firmware(file.read_bytes()).has(SevKind.SNP_KERNEL_HASHES)
+    assert file.stat().st_size == 4 << 20 and not parse_firmware(file.read_bytes()).has(SevKind.KERNEL_HASHES)
 
 
 @pytest.mark.skipif(not TWICE, reason="slow: PEERPODS_FIRMWARE_TWICE=1 compiles each firmware a second time")

@@ -9,11 +9,17 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from peerpods.errors import ConfigError, LocalFailure, PeerPodError
-from peerpods.image import agentkind, build, key, prune
+from peerpods.errors import ConfigError, LocalFailure, PeerPodError, Refused
+from peerpods.image import agentfetch, agentkind, build, key, prune
 from peerpods.image.base import Base
+from peerpods.image.firmware import command as firmware
 from peerpods.image.progress import Progress
+from peerpods.image.se import command as se
+
+_OTHERS: dict[str, Any] = {"fetch-agent": agentfetch, "firmware": firmware, "se": se}
+"""Commands that live elsewhere: each module has `add_command` and `run`, which gives what to print."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,6 +42,8 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--out", type=Path, metavar="DIR", help="build into this folder instead of the cache")
             one.add_argument("--base", type=Path, metavar="DIR", help="make the base layer here (with --out)")
             one.add_argument("--listing", type=Path, metavar="FILE", help="list the root's files here (with --out)")
+    for module in _OTHERS.values():
+        module.add_command(commands)
     return top
 
 
@@ -44,6 +52,9 @@ def main(argv: Sequence[str]) -> int:
     options = parser().parse_args(argv)
     progress = Progress(options.quiet)
     try:
+        if options.command in _OTHERS:
+            print(_OTHERS[options.command].run(options, progress))
+            return 0
         agent = agentkind.choose(options.kata_agent, options.kata_agent_sha256, options.guest_components)
         if options.command == "path":
             print(build.folder_for(options.cache, agent))
@@ -56,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
             print(build.build(options.cache, base, options.out, agent, progress, listing=options.listing))
         else:
             _make(options.cache, agent, progress)
-    except ConfigError as error:
+    except (ConfigError, Refused) as error:
         print(f"image: {error}", file=sys.stderr)
         return 2
     except (PeerPodError, OSError) as error:
