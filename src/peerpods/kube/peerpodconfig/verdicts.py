@@ -181,7 +181,8 @@ def _webhook(config: Config, seen: Seen) -> Finding:
 def _classes(config: Config, seen: Seen) -> Finding:
     wanted = len(config.runtime_classes)
     if seen.classes < wanted:
-        return Finding("RuntimeClasses", False, "NotMadeYet", f"{seen.classes} of {wanted} are there")
+        waits = "" if seen.webhook.registered else ": they are made once the webhook is registered"
+        return Finding("RuntimeClasses", False, "NotMadeYet", f"{seen.classes} of {wanted} are there{waits}")
     if seen.foreign:
         return Finding(
             "RuntimeClasses",
@@ -197,9 +198,10 @@ def _capacity(seen: Seen) -> Finding:
     if seen.limits:
         return Finding("Capacity", False, "InvalidLimit", "; ".join(seen.limits))
     if seen.unadvertised:
-        few = f"{len(seen.unadvertised)} nodes do not advertise their limit yet: {_some(sorted(seen.unadvertised))}"
+        which = _some(sorted(seen.unadvertised))
+        few = f"{len(seen.unadvertised)} of {len(seen.nodes)} nodes do not advertise their limit yet: {which}"
         return Finding("Capacity", False, "NotAdvertised", few)
-    return Finding("Capacity", True, "Advertised", f"{len(seen.nodes)} nodes advertise their limit")
+    return Finding("Capacity", True, "Advertised", f"all {len(seen.nodes)} matching nodes advertise their limit")
 
 
 def status_of(config: Config, seen: Seen, before: Mapping[str, Any], now: float) -> dict[str, Any]:
