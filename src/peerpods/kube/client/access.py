@@ -134,6 +134,10 @@ class InCluster:
         return _access(self.where, f"https://{host}:{self._port}", f"Bearer {token}", tls, "", before)
 
 
+_NOTHING = "Invalid kube-config file. No configuration found."
+"""The package's words for files that are missing or empty."""
+
+
 class Kubeconfig:
     """A kubeconfig file, read by the `kubernetes` package, which knows exec plugins and the like.
 
@@ -174,7 +178,8 @@ class Kubeconfig:
         except Exception as error:
             # The package raises what its parsers raise: KeyError, YAMLError, binascii.Error, ...
             words = str(error).strip().splitlines() or [type(error).__name__]
-            raise ConfigError(f"{self.where}: {words[0]}", setting="kubeconfig") from None
+            said = words[0].replace(_NOTHING, "there is no such file, or nothing in it")
+            raise ConfigError(f"{self.where}: {said}", setting="kubeconfig") from None
         user = getattr(getattr(loader, "_user", None), "value", None) or {}
         # Configuration's own `proxy` comes from the environment too.
         loaded.peerpods_proxy = bool(vars(loader).get("proxy"))
