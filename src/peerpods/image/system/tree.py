@@ -33,27 +33,8 @@ LINKS = {
     f"{UNITS}/peerpods.target.wants/systemd-resolved.service": "../systemd-resolved.service",
 }
 FILES = {
-    "etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
-    "etc/hostname": "podvm\n",
-    "etc/machine-id": "",
-    "etc/fstab": "",
-    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
-    "etc/containers/policy.json": '{"default": [{"type": "insecureAcceptAnything"}]}\n',
-    "etc/containers/registries.conf": "",
+    **inputs.DATA["files"],
     "etc/modprobe.d/peerpods.conf": "".join(f"blacklist {name}\n" for name in inputs.DATA["modules"]["denied"]),
-    "etc/systemd/journald.conf": "[Journal]\nStorage=volatile\nRuntimeMaxUse=16M\n",
-    "etc/systemd/resolved.conf": "[Resolve]\nLLMNR=no\nMulticastDNS=no\nFallbackDNS=\nDNSStubListener=no\n",
-    "etc/systemd/coredump.conf": "[Coredump]\nStorage=none\nProcessSizeMax=0\n",
-    "etc/systemd/network/10-vm.network": "[Match]\nType=ether\nKind=!veth bridge vxlan dummy\n\n"
-    "[Network]\nDHCP=yes\nIPv6AcceptRA=yes\nLinkLocalAddressing=ipv6\n\n"
-    "[DHCPv4]\nUseHostname=no\nUseTimezone=no\nSendHostname=no\n",
-    "etc/agent-config.toml": 'server_addr = "unix:///run/kata-containers/agent.sock"\n'
-    'guest_components_procs = "none"\n',
-    "etc/kata-opa/default-policy.rego": "package agent_policy\n\n"
-    "# Deny by default: only initdata brings a policy that allows more.\n"
-    "default AllowRequestsFailingPolicy := false\n",
-    "etc/ocicrypt_config.json": '{"key-providers": {"attestation-agent": {"ttrpc": '
-    '"unix:///run/confidential-containers/cdh.sock"}}}\n',
 }
 
 
@@ -123,7 +104,7 @@ def _settings(variant: Variant) -> dict[str, str]:
     return {
         "etc/sysctl.d/50-peerpods.conf": "".join(f"{name} = {value}\n" for name, value in rows),
         "etc/modules-load.d/peerpods.conf": "".join(
-            f"{name}\n" for name in ("nf_tables", "nft_ct", "vxlan", "overlay", *variant.tee_facts["guest_modules"])
+            f"{name}\n" for name in (*inputs.DATA["modules"]["loaded"], *variant.tee_facts["guest_modules"])
         ),
     }
 
