@@ -135,7 +135,7 @@ class InCluster:
 
 
 _NOTHING = "Invalid kube-config file. No configuration found."
-"""The package's words for files that are missing or empty."""
+"""The package's words for files that are missing."""
 
 
 class Kubeconfig:
@@ -178,7 +178,7 @@ class Kubeconfig:
         except Exception as error:
             # The package raises what its parsers raise: KeyError, YAMLError, binascii.Error, ...
             words = str(error).strip().splitlines() or [type(error).__name__]
-            said = words[0].replace(_NOTHING, "there is no such file, or nothing in it")
+            said = words[0].replace(_NOTHING, "there is no such file")
             raise ConfigError(f"{self.where}: {said}", setting="kubeconfig") from None
         user = getattr(getattr(loader, "_user", None), "value", None) or {}
         # Configuration's own `proxy` comes from the environment too.
