@@ -231,12 +231,13 @@ class Api:
             await deferToThread(time.sleep, 0.05)
         return found
 
-    async def expire(self) -> None:
-        """Forget history."""
+    async def restart(self) -> None:
+        """Kill the server and start it again."""
         if self.double:
-            self.double.expire()
+            await self.double.stop()
+            await self.double.start()
         elif self.cluster:
-            await deferToThread(self.cluster.expire_watches)
+            await deferToThread(self.cluster.restart_apiserver, kill=True)
 
     def close(self) -> None:
         """End watches."""

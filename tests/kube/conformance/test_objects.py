@@ -265,3 +265,18 @@ async def test_the_body_must_fit_the_path(api: Api) -> None:
     with_version = {**config_map("y"), "metadata": {"name": "y", "resourceVersion": "5"}}
     answer = await api.create(r.CONFIG_MAPS, with_version)
     assert answer.code in (400, 500), answer.body
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"nodeSelector": {"matchLabels": {"node.kubernetes.io/worker": ""}}}, "spec.nodeSelector.matchLabels"),
+        ({"limit": 10}, "spec.limit"),
+    ],
+    ids=["a selector as of a Deployment", "a number as limit"],
+)
+@pytest_twisted.ensureDeferred
+async def test_settings_that_look_right(api: Api, spec: Json, field: str) -> None:
+    answer = await api.create(r.PEER_POD_CONFIGS, {"metadata": {"name": "a"}, "spec": spec})
+    assert (answer.code, answer.reason) == (422, "Invalid"), answer.body
+    assert answer.cause(field), answer.body["details"]

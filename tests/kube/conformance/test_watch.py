@@ -92,20 +92,6 @@ async def test_time_is_up(api: Api) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_forgotten_version_is_an_event(api: Api) -> None:
-    made = await api.made(MAPS, config_map("a", **LABEL))
-    await api.made(MAPS, config_map("b"))  # so that a new server's cache begins later
-    await api.expire()
-    watch = await api.watch(MAPS, resourceVersion=made.version, **ONLY)
-    assert watch.code == 200
-    event = await watch.next()
-    assert event and event["type"] == "ERROR"
-    status = event["object"]
-    assert (status["kind"], status["code"], status["reason"]) == ("Status", 410, "Expired")
-    assert await watch.next() is None, "closed"
-
-
-@pytest_twisted.ensureDeferred
 async def test_a_version_to_come(api: Api) -> None:
     version = str(int(await current(api)) + 10_000)
     watch = await api.watch(MAPS, resourceVersion=version, timeoutSeconds="2", **ONLY)

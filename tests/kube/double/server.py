@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.task import deferLater
 from twisted.protocols.policies import WrappingFactory
 from twisted.web.server import Site
 
@@ -61,14 +62,18 @@ class Double:
     # running
 
     async def start(self) -> Double:
-        """Listen; after a `stop()` on the same port again."""
+        """Listen; after a `stop()` on the same port again, with no memory of history: watches cannot be resumed."""
+        if self._port:
+            self.store.expire()
         self._listening = self._reactor.listenTCP(self._port, self._factory, interface="127.0.0.1")
         self._port = self._listening.getHost().port
         return self
 
     async def stop(self) -> None:
-        """Be away, as a killed API server: connections are cut. What is stored stays."""
-        self.resume()
+        """Be away, as a killed API server: connections are cut, and what is held by `pause()` is never done.
+
+        What is stored stays.
+        """
         if self._pending and self._pending.active():
             self._pending.cancel()
         if self._listening:
@@ -76,6 +81,8 @@ class Double:
             await listening.stopListening()
         for protocol in list(self._factory.protocols):
             protocol.transport.abortConnection()
+        await deferLater(self._reactor, 0)
+        self.resume()
         await self._caller.close()
 
     @property
