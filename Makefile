@@ -30,9 +30,12 @@ lock:
 setup:
 	@tools/setup.sh
 
-# The pod VM image below $(CACHE); KATA_AGENT, KATA_AGENT_SHA256 and GUEST_COMPONENTS name a kata-agent release.
+# The local pod VM image below $(CACHE); with TEE, ARCH or PROFILE any image of the matrix, below build/images. KATA_AGENT,
+# KATA_AGENT_SHA256 and GUEST_COMPONENTS name a kata-agent release; LOCK is strict or anew; SIGNING_KEY is a PEM file.
 image: venv
-	@python -m peerpods.image build $(if $(KATA_AGENT),--kata-agent $(KATA_AGENT)) \
+	@python -m peerpods.image build $(if $(TEE),--tee $(TEE)) $(if $(ARCH),--arch $(ARCH)) \
+	    $(if $(PROFILE),--profile $(PROFILE)) $(if $(LOCK),--lock $(LOCK)) \
+	    $(if $(SIGNING_KEY),--signing-key $(SIGNING_KEY)) $(if $(KATA_AGENT),--kata-agent $(KATA_AGENT)) \
 	    $(if $(KATA_AGENT_SHA256),--kata-agent-sha256 $(KATA_AGENT_SHA256)) \
 	    $(if $(GUEST_COMPONENTS),--guest-components $(GUEST_COMPONENTS))
 
@@ -41,6 +44,11 @@ image: venv
 .PHONY: fetch-agent
 fetch-agent: venv
 	@python -m peerpods.image fetch-agent $(if $(ARCH),--arch $(ARCH))
+
+# Packer 1.6.6 where the host has none: prints its path.
+.PHONY: packer
+packer: venv
+	@python tools/packer.py
 
 # The demo: a real pod in a real VM, in namespaces of its own. As root.
 .PHONY: demo

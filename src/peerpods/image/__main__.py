@@ -1,4 +1,7 @@
-"""`python -m peerpods.image build`: the image's folder on standard output, progress on standard error."""
+"""`python -m peerpods.image build`: the image's folder on standard output, progress on standard error.
+
+With --tee, --arch or --profile any image of the matrix; without them the local one, kept in the cache.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from peerpods.errors import ConfigError, LocalFailure, PeerPodError, Refused
-from peerpods.image import agentfetch, agentkind, build, key, prune
+from peerpods.image import agentfetch, agentkind, build, key, matrix, prune
 from peerpods.image.base import Base
 from peerpods.image.firmware import command as firmware
 from peerpods.image.progress import Progress
 from peerpods.image.se import command as se
+from peerpods.image.variant import Variant
 
 _OTHERS: dict[str, Any] = {"fetch-agent": agentfetch, "firmware": firmware, "se": se}
 """Commands that live elsewhere: each module has `add_command` and `run`, which gives what to print."""
@@ -24,7 +28,7 @@ _OTHERS: dict[str, Any] = {"fetch-agent": agentfetch, "firmware": firmware, "se"
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser("python -m peerpods.image", description="The local pod VM image.")
+    top = argparse.ArgumentParser("python -m peerpods.image", description="Pod VM images.")
     commands = top.add_subparsers(dest="command", required=True)
     for name, text in (
         ("build", "build it, when it is not there yet, and print its folder"),
@@ -42,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--out", type=Path, metavar="DIR", help="build into this folder instead of the cache")
             one.add_argument("--base", type=Path, metavar="DIR", help="make the base layer here (with --out)")
             one.add_argument("--listing", type=Path, metavar="FILE", help="list the root's files here (with --out)")
+            matrix.add_options(one)
     for module in _OTHERS.values():
         module.add_command(commands)
     return top
@@ -60,6 +65,8 @@ def main(argv: Sequence[str]) -> int:
             print(build.folder_for(options.cache, agent))
         elif options.command == "trial":
             print(_trial(build.image(options.cache, agent, progress)))
+        elif (wanted := matrix.wanted(options)).layout == "system":
+            _system(wanted, options, agent, progress)
         elif options.twice:
             print(json.dumps(build.twice(options.cache, _agent_options(options), progress), indent=1))
         elif options.out:
@@ -74,6 +81,21 @@ def main(argv: Sequence[str]) -> int:
         print(f"image: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _system(wanted: Variant, options: argparse.Namespace, agent: agentkind.Agent, progress: Progress) -> None:
+    folder = matrix.build(
+        wanted,
+        agent,
+        options.cache,
+        progress,
+        out=options.out,
+        strict=options.lock == "strict",
+        signing_key=options.signing_key,
+        formats=not options.no_formats,
+    )
+    manifest = json.loads((folder / "manifest.json").read_text())
+    print(json.dumps({"folder": str(folder), **manifest}, indent=1) if options.json else folder)
 
 
 def _agent_options(options: argparse.Namespace) -> list[str]:

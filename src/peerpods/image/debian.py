@@ -75,6 +75,8 @@ class Archive:
     """Debian's name of it; the host may be another, since nothing of a package runs."""
     kinds: tuple[str, ...] = ("deb",)
     """With "deb-src" the lists of source packages are read too."""
+    suites: Sequence[Sequence[str]] = tuple(map(tuple, inputs.SUITES))
+    """Kind of archive and suite, of each list that is read."""
 
     def update(self) -> None:
         """Read the package lists anew."""
@@ -85,7 +87,7 @@ class Archive:
         sources = [
             f"{kind} [signed-by={KEYRING}] {addresses[path]} {suite} {inputs.COMPONENT}\n"
             for kind in self.kinds
-            for path, suite in inputs.SUITES
+            for path, suite in self.suites
         ]
         (self.folder / "sources.list").write_text("".join(sources))
         here = self.folder
