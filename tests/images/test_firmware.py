@@ -7,14 +7,18 @@ a time, another folder, umask, time zone and host name, and compares the bytes (
 from __future__ import annotations
 
 import os
+import select
 import shutil
+import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from peerpods.image import build, firmware
+from peerpods.image.agentkind import Agent
 from peerpods.image.firmware.build import digest
 from peerpods.image.measure import snp, tdx
 from peerpods.image.measure.firmware import SevKind, parse_firmware
@@ -46,6 +50,63 @@ def test_the_sev_firmware_takes_kernel_hashes_and_measures_as_another_tool_says(
             features, "", VMMType.QEMU,
         )  # fmt: skip
         assert snp.launch_digest(read, machine, files) == expected
+
+
+LINE = "console=ttyS0 panic=-1"
+MEMORY = 1 << 30
+
+
+def boots(file: Path, kernel: Path, initrd: Path, table: Path, at: int, seconds: float) -> float:
+    """Seconds until the kernel spoke; 0 when it did not. Without SEV nobody injects the table: a loader device does."""
+    command = ["qemu-system-x86_64", "-M", "q35,accel=tcg", "-m", str(MEMORY >> 20), "-bios", file, "-kernel", kernel,
+               "-initrd", initrd, "-append", LINE, "-display", "none", "-no-reboot", "-serial", "stdio", "-net", "none",
+               "-device", f"loader,file={table},addr={at:#x},force-raw=on"]  # fmt: skip
+    began, seen = time.monotonic(), b""
+    with subprocess.Popen(
+        list(map(str, command)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as machine:
+        assert machine.stdout is not None
+        try:
+            while (left := began + seconds - time.monotonic()) > 0:
+                if select.select([machine.stdout], [], [], left)[0]:
+                    piece = os.read(machine.stdout.fileno(), 4096)
+                    seen += piece
+                    if b"Linux version" in seen:
+                        return time.monotonic() - began
+                    if not piece:
+                        break
+        finally:
+            machine.kill()
+    return 0.0
+
+
+def as_given_to_the_firmware(kernel: bytes, initrd: bytes) -> bytes:
+    """The kernel with its header filled in as QEMU does for machines that are not confidential (hw/i386/x86.c)."""
+    patched = bytearray(kernel)
+    patched[0x210], patched[0x211] = 0xB0, patched[0x211] | 0x80
+    struct.pack_into("<H", patched, 0x224, 0x20000 - 0x10000 - 0x200)
+    struct.pack_into("<I", patched, 0x228, 0x20000)
+    struct.pack_into("<II", patched, 0x218, MEMORY - 0x28000 - 1 - len(initrd) & ~4095, len(initrd))
+    return bytes(patched)
+
+
+def test_the_sev_firmware_boots_what_the_hashes_say_and_nothing_else(tmp_path: Path) -> None:
+    file = get("snp")["OVMF.amdsev.fd"]
+    at = parse_firmware(file.read_bytes()).hash_table_gpa
+    image = build.image(build.default_cache(), Agent(), Progress())
+    kernel, initrd = (image / "vmlinuz").read_bytes(), (image / "initrd.img").read_bytes()
+
+    def tried(kernel: bytes, initrd: bytes, line: str, seconds: float) -> float:
+        files = snp.KernelFiles(kernel=kernel, initrd=initrd, command_line=line)
+        table = tmp_path / "table"
+        table.write_bytes(files.page(at % 4096)[at % 4096 :])
+        return boots(file, image / "vmlinuz", image / "initrd.img", table, at, seconds)
+
+    given = as_given_to_the_firmware(kernel, initrd)
+    took = tried(given, initrd, LINE, 90)
+    assert took, "the firmware refused the kernel, initrd and command line that the hashes name"
+    for wrong in ((given + b"x", initrd, LINE), (given, initrd + b"x", LINE), (given, initrd, LINE + "x")):
+        assert not tried(*wrong, max(2 * took, 8))
 
 
 @pytest.mark.parametrize("name", ["OVMF.inteltdx.fd", "OVMF.fd"])
