@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,8 +24,8 @@ from peerpods.image import debian
 PACKAGES = ("nix-bin", "bash-static", "bash", "busybox-static", "coreutils", "ca-certificates")
 # Package management and accounts, which dependencies bring; nothing of it runs.
 DROPPED = frozenset({"adduser", "base-passwd", "debconf", "passwd", "perl", "perl-base", "openssl"})
-# A root of our own: a tmpfs with the packages' /usr, the store as /nix, and what else the host's root has. It becomes the
-# root by pivot_root, since nobody may make the user namespace of a build's sandbox from within a chroot.
+# A root of our own: a tmpfs with the packages' /usr, the store as /nix, and what else the host's root has. It becomes
+# the root by pivot_root, since nobody may make the user namespace of a build's sandbox from within a chroot.
 ENTER = """set -eu
 tree=$1 store=$2 own=$3 here=$4; shift 4
 mount -t tmpfs -o mode=755 peerpods-nix "$own"
@@ -50,7 +51,7 @@ SETTINGS = """experimental-features = nix-command flakes
 build-users-group =
 sandbox = true
 sandbox-fallback = false
-sandbox-paths = /bin/sh={shell}
+sandbox-paths = /bin/sh=/usr/bin/bash-static
 substituters =
 builders =
 build-hook =
@@ -95,19 +96,19 @@ def command(folder: Path, own: Path, arguments: list[str]) -> tuple[list[str], d
     (store / "store").mkdir(parents=True, exist_ok=True)
     environment = {
         **os.environ,
-        "NIX_CONFIG": SETTINGS.format(shell="/usr/bin/bash-static") + os.environ.get("NIX_CONFIG", ""),
+        "NIX_CONFIG": SETTINGS + os.environ.get("NIX_CONFIG", ""),
         "NIX_REMOTE": "local",
         "PATH": f"/usr/sbin:/usr/bin:/sbin:/bin:{os.environ.get('PATH', '')}",
     }
     spaces = ["unshare", "--mount", "--propagation", "private"]
     if os.geteuid() != 0:
         spaces += ["--user", "--map-root-user"]
-    words = ["sh", "-c", ENTER, "nix", str(folder), str(store), str(own), os.getcwd(), "/usr/bin/nix", *arguments]
+    words = ["sh", "-c", ENTER, "nix", str(folder), str(store), str(own), str(Path.cwd()), "/usr/bin/nix", *arguments]
     return [*spaces, *words], environment
 
 
 def main(arguments: list[str]) -> int:
-    """Runs nix in place of this program; returns otherwise only: the status."""
+    """Runs nix and gives its status."""
     try:
         folder = unpacked()
     except PeerPodError as error:
@@ -119,7 +120,7 @@ def main(arguments: list[str]) -> int:
     own = cache() / "nix-mount"
     own.mkdir(exist_ok=True)
     words, environment = command(folder, own, arguments)
-    os.execvpe(words[0], words, environment)
+    return subprocess.run(words, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -1,0 +1,2 @@
+# What nixpkgs has here is, for the stub, part of ../../options.nix.
+{ }

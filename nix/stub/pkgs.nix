@@ -1,0 +1,30 @@
+# Names of nixpkgs that nix/ uses; each package is an empty file. runCommand and the writers do what they say, as far as
+# /bin/sh goes.
+{ lib }:
+let
+  system = "x86_64-linux";
+  run = name: script: derivation { inherit name system; builder = "/bin/sh"; args = [ "-eu" "-c" script ]; };
+  empty = name: run name ": > $out" // { override = _: empty name; };
+  named = names: lib.genAttrs names empty;
+  # Not builtins.toFile, which refuses text that names a derivation.
+  file = name: text: derivation { inherit name system text; builder = "/bin/sh"; args = [ "-eu" "-c" "printf %s \"$text\" > $out" ]; };
+  build = set: empty "${set.pname or set.name or "package"}" // set.passthru or { };
+in
+named [ "nftables" "crun" "skopeo" "umoci" "busybox" "zstd" "gnutar" "libvirt" "pkg-config" "autoPatchelfHook" "gnumake" "git" "qemu" "stdenv" "nixfmt-rfc-style" "linux" "ruff" "erofs-utils" "cryptsetup" "iproute2" "genisoimage" ]
+// {
+  inherit lib;
+  runtimeShell = "/bin/sh";
+  linuxPackages_6_12 = { kernel = empty "linux"; };
+  runCommand = name: environment: script: derivation (environment // { inherit name system; builder = "/bin/sh"; args = [ "-eu" "-c" script ]; });
+  writeScript = file;
+  writeText = file;
+  fetchurl = set: derivation { name = set.name; inherit system; builder = "/bin/sh"; args = [ "-c" "exit 1" ]; outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = set.sha256; };
+  fetchPypi = set: derivation { name = "${set.pname}-${set.version}"; inherit system; builder = "/bin/sh"; args = [ "-c" "exit 1" ]; outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = set.sha256; };
+  mkShell = set: empty "shell" // { inherit (set) packages shellHook; };
+  formats.toml = _: { generate = name: value: file name (builtins.toJSON value); };
+  python313 = empty "python3" // {
+    sitePackages = "lib/python3.13/site-packages";
+    withPackages = choose: empty "python3-env" // { chosen = choose { }; };
+    pkgs = { buildPythonPackage = build; buildPythonApplication = build; setuptools = empty "setuptools"; };
+  };
+}
