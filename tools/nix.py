@@ -51,6 +51,7 @@ SETTINGS = """experimental-features = nix-command flakes
 build-users-group =
 sandbox = true
 sandbox-fallback = false
+require-drop-supplementary-groups = false
 sandbox-paths = /bin/sh=/usr/bin/bash-static
 substituters =
 builders =

@@ -52,8 +52,8 @@ def chosen(entries: dict[str, str]) -> Iterator[dict[str, Any]]:
         abis = [word for abi in ("cp313", "abi3", "none") for word in ("--abi", abi)]
         subprocess.run(
             [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--require-hashes",
-             "--no-deps", "--only-binary", ":all:", "--python-version", "3.13", "--implementation", "cp", *abis, *platforms,
-             "-r", wanted, "-d", scratch],
+             "--no-deps", "--only-binary", ":all:", "--python-version", "3.13", "--implementation", "cp", *abis,
+             *platforms, "-r", wanted, "-d", scratch],
             check=True,
         )  # fmt: skip
         for file in sorted(Path(scratch).glob("*.whl")):
