@@ -14,7 +14,16 @@ SOURCE = Path(__file__).resolve().parents[1]
 REQUIREMENTS = SOURCE.parents[1] / "requirements" / "guest.txt"
 ENGINE = Path(__file__).resolve().parent
 _SKIPPED = {".proto", ".pyi"}
-_NOT_CONTENT = {"__main__.py", "progress.py", "prune.py", "key.py", "trial.py", "trial_boot.py", "phases.py"}
+_NOT_CONTENT = {
+    "__main__.py",
+    "progress.py",
+    "prune.py",
+    "key.py",
+    "trial.py",
+    "trial_boot.py",
+    "phases.py",
+    "agentfetch.py",
+}
 """Modules beside the build's own that write no byte of the image."""
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from peerpods.errors import ConfigError, Refused
 from peerpods.image.se import hostkeys
@@ -213,3 +216,31 @@ def test_files_are_read_in_both_forms_and_refused_in_words(tmp_path: Path) -> No
             hostkeys.read_certificates(path)
     with pytest.raises(ConfigError, match="2 certificates"):
         hostkeys.read_trust(files["chain"], [], [])
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl here")
+@pytest.mark.parametrize(
+    ("change", "holds"),
+    [(None, True), (_signer_revoked, False), (_between_revoked, False), (_no_list_of_the_root, False)],
+)
+def test_openssl_s_strict_check_of_the_chain_says_the_same(
+    tmp_path: Path, change: Callable[[World], None] | None, holds: bool
+) -> None:
+    one = world()
+    if change:
+        change(one)
+    pem = {who: getattr(one, who).certificate.public_bytes(Encoding.PEM) for who in ("root", "between", "signer")}
+    pem["lists"] = b"".join(item.public_bytes(Encoding.PEM) for item in one.lists)
+    for file, data in pem.items():
+        (tmp_path / file).write_bytes(data)
+    when = str(int(NOW.timestamp()))
+    words = ["-x509_strict", "-crl_check_all", "-auth_level", "2", "-attime", when, "-CAfile", "root",
+             "-untrusted", "between", "-CRLfile", "lists", "signer"]  # fmt: skip
+    done = subprocess.run(["openssl", "verify", *words], cwd=tmp_path, capture_output=True, timeout=20)
+    assert (done.returncode == 0) is holds, done.stderr
+    try:
+        verify(one)
+    except Refused:
+        assert not holds
+    else:
+        assert holds
