@@ -75,6 +75,11 @@ locals {
     var.signing_key == "" ? [] : ["--signing-key", abspath(var.signing_key)],
     var.formats ? [] : ["--no-formats"],
   ])
+
+  artefacts = concat(
+    ["${local.out_dir}/*.*", "${local.out_dir}/firmware/*"],
+    [for name in ["vmlinuz", "cmdline", "roothash", "SHA256SUMS"] : "${local.out_dir}/${name}"],
+  )
 }
 
 source "null" "podvm" {
@@ -92,10 +97,7 @@ build {
   # Packer's own files lie beside the image's folder: in it, only what its signature covers may be.
   post-processors {
     post-processor "artifice" {
-      files = [
-        "${local.out_dir}/*.*", "${local.out_dir}/vmlinuz", "${local.out_dir}/cmdline", "${local.out_dir}/roothash",
-        "${local.out_dir}/SHA256SUMS", "${local.out_dir}/firmware/*",
-      ]
+      files = local.artefacts
     }
     post-processor "checksum" {
       keep_input_artifact = true
@@ -105,10 +107,7 @@ build {
   }
   post-processors {
     post-processor "artifice" {
-      files = [
-        "${local.out_dir}/*.*", "${local.out_dir}/vmlinuz", "${local.out_dir}/cmdline", "${local.out_dir}/roothash",
-        "${local.out_dir}/SHA256SUMS", "${local.out_dir}/firmware/*",
-      ]
+      files = local.artefacts
     }
     post-processor "manifest" {
       keep_input_artifact = true
