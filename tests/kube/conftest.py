@@ -5,6 +5,7 @@ A test that asks for `cluster`, or for a fixture made of it, gets the mark `kube
 
 from __future__ import annotations
 
+import functools
 import itertools
 import subprocess
 import time
@@ -114,16 +115,22 @@ def helm(cluster: RealCluster, tmp_path: Path) -> Tool:
     return _tool("helm", cluster, tmp_path)
 
 
+@functools.cache
+def our_definitions() -> list[dict[str, Any]]:
+    """Our CRDs; read once, as that takes a while. Not to be changed."""
+    files = sorted((HERE.parents[1] / "k8s/base/crds").glob("*.yaml"))
+    found = [each for path in files for each in yaml.safe_load_all(path.read_text())]
+    return [each for each in found if each and each.get("kind") == "CustomResourceDefinition"]
+
+
 @pytest_twisted.async_yield_fixture
 async def double() -> AsyncIterator[Double]:
     """A fresh in-memory API server on a loopback port, with our CRDs."""
     from twisted.internet import reactor
 
     running = Double(reactor)
-    for path in sorted((HERE.parents[1] / "k8s/base/crds").glob("*.yaml")):
-        for crd in yaml.safe_load_all(path.read_text()):
-            if crd and crd.get("kind") == "CustomResourceDefinition":
-                running.register(crd)
+    for crd in our_definitions():
+        running.register(crd)
     await running.start()
     yield running
     await running.stop()
@@ -149,9 +156,8 @@ def api(request: pytest.FixtureRequest) -> Iterator[Api]:
 @pytest.fixture(scope="session")
 def our_crds(cluster: RealCluster) -> None:
     """Our CRDs on the real server, served."""
-    for path in sorted((HERE.parents[1] / "k8s/base/crds").glob("*.yaml")):
-        for crd in yaml.safe_load_all(path.read_text()):
-            define(cluster, crd)
+    for crd in our_definitions():
+        define(cluster, crd)
 
 
 def define(cluster: RealCluster, crd: dict[str, Any]) -> None:

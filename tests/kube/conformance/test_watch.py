@@ -94,7 +94,7 @@ async def test_time_is_up(api: Api) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_version_to_come(api: Api) -> None:
     version = str(int(await current(api)) + 10_000)
-    watch = await api.watch(MAPS, resourceVersion=version, timeoutSeconds="2", **ONLY)
+    watch = await api.watch(MAPS, resourceVersion=version, timeoutSeconds="1", **ONLY)
     await api.made(MAPS, config_map("a", **LABEL))
     assert await watch.next() is None, "nothing until the time is up"
 
@@ -107,28 +107,22 @@ async def test_a_version_that_is_none(api: Api) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_bookmark_before_the_end(api: Api) -> None:
-    version = await current(api)
-    watch = await api.watch(r.PEER_PODS, resourceVersion=version, timeoutSeconds="6", allowWatchBookmarks="true")
+async def test_a_bookmark_before_the_end_for_those_who_ask(api: Api) -> None:
+    query = {"resourceVersion": await current(api), "timeoutSeconds": "4"}
+    watch = await api.watch(r.PEER_PODS, **query, allowWatchBookmarks="true")
+    other = await api.watch(r.PEER_PODS, **query)
     made = await api.made(r.PEER_PODS, peer_pod())
-    assert await watch.take(1) == [("ADDED", "a")]
+    assert await watch.take(1) == await other.take(1) == [("ADDED", "a")]
     event = await watch.next()
     assert event and event["type"] == "BOOKMARK"
     obj = event["object"]
     assert obj["kind"] == "PeerPod" and set(obj) <= {"kind", "apiVersion", "metadata", "spec", "status"}
     assert set(obj["metadata"]) <= {"resourceVersion", "creationTimestamp"}
     assert int(obj["metadata"]["resourceVersion"]) >= int(made.version)
+    assert await other.next() is None
     while event is not None:
         assert event["type"] == "BOOKMARK"
         event = await watch.next()
-
-
-@pytest_twisted.ensureDeferred
-async def test_bookmarks_only_for_those_who_ask(api: Api) -> None:
-    watch = await api.watch(r.PEER_PODS, resourceVersion=await current(api), timeoutSeconds="3")
-    await api.made(r.PEER_PODS, peer_pod())
-    assert await watch.take(1) == [("ADDED", "a")]
-    assert await watch.next() is None
 
 
 @pytest_twisted.ensureDeferred
