@@ -13,7 +13,7 @@ let
   # Which package has the program at a path that units.json starts.
   programs = {
     "/usr/bin/twistd" = start "twistd" (lib.getExe' cfg.package "twistd");
-    "/usr/bin/python3.13" = start "python3.13" (lib.getExe' python "python3.13");
+    "/usr/bin/python3.13" = start "python3.13" (lib.getExe' cfg.package "python3.13");
     "/usr/sbin/nft" = start "nft" (lib.getExe' pkgs.nftables "nft");
     "/usr/local/bin/kata-agent" = lib.getExe' cfg.kataAgent "kata-agent";
   } // lib.genAttrs components (path: if cfg.guestComponents == null then null else lib.getExe' cfg.guestComponents (baseNameOf path));
@@ -29,6 +29,8 @@ let
     "/usr/lib/peerpods" = guest;
     "/usr/lib/python3/dist-packages" = "${cfg.package}/${python.sitePackages}";
   } // lib.filterAttrs (_: source: source != null) found // lib.optionalAttrs (cfg.agent == "development") development;
+  # repart copies what `contents` names and nothing that it refers to: a file that names it all brings that along.
+  references = pkgs.writeText "podvm-usr" (lib.concatStringsSep "\n" (map (source: "${source}") (lib.attrValues contents)));
 in
 {
   imports = [ (modulesPath + "/image/repart.nix") ];
@@ -43,6 +45,7 @@ in
       ${partitionIds.store-verity}.repartConfig.Minimize = "best";
       ${partitionIds.store} = {
         repartConfig.Minimize = "best";
+        storePaths = [ references ];
         # The partition is mounted on /usr.
         contents = lib.mapAttrs' (path: source: lib.nameValuePair (lib.removePrefix "/usr" path) { inherit source; }) contents;
       };

@@ -1,5 +1,6 @@
 # The one Python package: our source by setup.cfg, over exactly the files that requirements/run.txt pins. wheels.json
-# says which of the pinned files are for CPython 3.13 on x86_64 Linux (tools/nix_wheels.py writes it).
+# says which of the pinned files are for CPython 3.13 on x86_64 Linux (tools/nix_wheels.py writes it). The result is an
+# environment: bin/ has python3.13, peerpods, and Twisted's twistd that sees our plugins.
 { pkgs, lib, facts }:
 let
   python = pkgs.python313;
@@ -29,13 +30,14 @@ let
           }
       )
     );
+  peerpods = python.pkgs.buildPythonPackage {
+    pname = "peerpods";
+    inherit (facts) version;
+    pyproject = true;
+    src = ../..;
+    build-system = [ python.pkgs.setuptools ];
+    dependencies = map dependency (builtins.fromJSON (builtins.readFile ./wheels.json));
+    doCheck = false; # `make test` runs the tests
+  };
 in
-python.pkgs.buildPythonApplication {
-  pname = "peerpods";
-  inherit (facts) version;
-  pyproject = true;
-  src = ../..;
-  build-system = [ python.pkgs.setuptools ];
-  dependencies = map dependency (builtins.fromJSON (builtins.readFile ./wheels.json));
-  doCheck = false; # `make test` runs the tests
-}
+python.withPackages (_: [ peerpods ])

@@ -2,7 +2,7 @@
 let
   inherit (builtins) attrNames filter isAttrs listToAttrs map;
   self = {
-    inherit (builtins) attrNames concatMap concatStringsSep elem filter hasAttr head isList isString listToAttrs mapAttrs tail;
+    inherit (builtins) attrNames attrValues concatMap concatStringsSep elem filter hasAttr head isList isString listToAttrs mapAttrs tail;
     removePrefix =
       start: text:
       let

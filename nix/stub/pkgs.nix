@@ -8,11 +8,20 @@ let
   named = names: lib.genAttrs names empty;
   # Not builtins.toFile, which refuses text that names a derivation.
   file = name: text: derivation { inherit name system text; builder = "/bin/sh"; args = [ "-eu" "-c" "printf %s \"$text\" > $out" ]; };
-  build = set: empty "${set.pname or set.name or "package"}" // set.passthru or { };
+  # Names all that it would be built of, so that each is evaluated.
+  build = set: derivation {
+    name = set.pname;
+    inherit system;
+    inherit (set) version src;
+    dependencies = set.dependencies or [ ] ++ set.nativeBuildInputs or [ ] ++ set.buildInputs or [ ];
+    builder = "/bin/sh";
+    args = [ "-c" ": > $out" ];
+  };
 in
-named [ "nftables" "crun" "skopeo" "umoci" "busybox" "zstd" "gnutar" "libvirt" "pkg-config" "autoPatchelfHook" "gnumake" "git" "qemu" "stdenv" "nixfmt-rfc-style" "linux" "ruff" "erofs-utils" "cryptsetup" "iproute2" "genisoimage" ]
+named [ "nftables" "crun" "skopeo" "umoci" "busybox" "zstd" "gnutar" "libvirt" "pkg-config" "autoPatchelfHook" "gnumake" "git" "qemu" "nixfmt-rfc-style" "linux" "ruff" "erofs-utils" "cryptsetup" "iproute2" "genisoimage" ]
 // {
   inherit lib;
+  stdenv.cc.cc.lib = empty "gcc-lib";
   runtimeShell = "/bin/sh";
   linuxPackages_6_12 = { kernel = empty "linux"; };
   runCommand = name: environment: script: derivation (environment // { inherit name system; builder = "/bin/sh"; args = [ "-eu" "-c" script ]; });
@@ -20,11 +29,12 @@ named [ "nftables" "crun" "skopeo" "umoci" "busybox" "zstd" "gnutar" "libvirt" "
   writeText = file;
   fetchurl = set: derivation { name = set.name; inherit system; builder = "/bin/sh"; args = [ "-c" "exit 1" ]; outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = set.sha256; };
   fetchPypi = set: derivation { name = "${set.pname}-${set.version}"; inherit system; builder = "/bin/sh"; args = [ "-c" "exit 1" ]; outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = set.sha256; };
-  mkShell = set: empty "shell" // { inherit (set) packages shellHook; };
+  # One that `nix develop` can enter: the packages are named, and the host's programs stay in reach.
+  mkShell = set: derivation { name = "shell"; inherit system; inherit (set) packages; builder = "${../offline/bin}/bash"; };
   formats.toml = _: { generate = name: value: file name (builtins.toJSON value); };
   python313 = empty "python3" // {
     sitePackages = "lib/python3.13/site-packages";
-    withPackages = choose: empty "python3-env" // { chosen = choose { }; };
-    pkgs = { buildPythonPackage = build; buildPythonApplication = build; setuptools = empty "setuptools"; };
+    withPackages = choose: derivation { name = "python3-env"; inherit system; packages = choose { }; builder = "/bin/sh"; args = [ "-c" ": > $out" ]; };
+    pkgs = { buildPythonPackage = build; setuptools = empty "setuptools"; };
   };
 }

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from peerpods.image import inputs
-
 TOP = Path(__file__).resolve().parents[2]
 NIX = [sys.executable, str(TOP / "tools/nix.py")]
 COMPARE = TOP / "nix/compare.py"
@@ -49,7 +47,7 @@ class Tree:
 
     def nix(self, *words: str, what: str | None = "") -> Done:
         """`nix WORDS... FLAKE#WHAT` with the stub in place of nixpkgs."""
-        stub = f"path:{self.folder}/nix/stub"
+        stub = f"path:{self.folder}?dir=nix/stub"
         flake = [] if what is None else [f"path:{self.folder}?dir=nix" + (f"#{what}" if what else "")]
         return offline(*NIX, *words, *flake, "--no-write-lock-file", "--override-input", "nixpkgs", stub)
 
@@ -287,19 +285,11 @@ def test_a_shell_without_inputs_needs_no_network(tmp_path: Path) -> None:
     assert "make test" in json.loads(hint.stdout)["variables"]["shellHook"]["value"]
 
 
-def test_pinned_python_files_are_those_of_the_requirements() -> None:
-    pins = (TOP / "requirements/run.txt").read_text()
-    rows = json.loads((TOP / "nix/packages/wheels.json").read_text())
-    assert [row for row in rows if f"sha256:{row['sha256']}" not in pins] == []
-    named = {line.partition("==")[0] for line in pins.splitlines() if "==" in line}
-    assert {row["pname"].replace("_", "-") for row in rows} == named - {"win-inet-pton"}
-
-
-def test_the_shared_tables_are_read_and_not_copied() -> None:
-    words = [*inputs.DATA["command_line"]["system"][2:], "fs.suid_dumpable", "confidential-data-hub"]
-    for file in (TOP / "nix").rglob("*.nix"):
-        text = file.read_text()
-        assert [word for word in words if word in text] == [], file
+@pytest.mark.parametrize("shell", ["default", "image"])
+def test_the_shells_open_over_the_stand_in(tree: Tree, shell: str) -> None:
+    flake = ["develop", f"path:{tree.folder}?dir=nix#{shell}", "--no-write-lock-file", "--override-input", "nixpkgs"]
+    done = offline(*NIX, *flake, f"path:{tree.folder}?dir=nix/stub", "-c", "true")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_node_service_that_does_not_exist_is_refused(tree: Tree) -> None:
