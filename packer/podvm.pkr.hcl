@@ -2,29 +2,34 @@
 #
 #   packer build -var tee=snp packer/
 #
-# All facts come from the two tables of the engine; the locals below only choose from them.
+# All facts come from the two tables of the engine; the locals below only choose from them. No try() around a local:
+# packer 1.6.6 evaluates locals until none fails, so it would take the fallback for one whose turn has not come.
 locals {
   top    = dirname(abspath(path.root))
   inputs = jsondecode(file("${local.top}/src/peerpods/image/inputs.json"))
   table  = jsondecode(file("${local.top}/src/peerpods/image/units.json"))
 
   tees          = keys(local.inputs.tees)
-  architectures = contains(local.tees, var.tee) ? local.inputs.tees[var.tee].architectures : [""]
+  architectures = local.inputs.tees[local.tee].architectures
   arch          = var.arch == "" ? local.architectures[0] : var.arch
   agent         = var.kata_agent_file == "" ? "development" : "kata"
   profiles      = keys(local.inputs.profiles)
   profile       = var.profile != "" ? var.profile : local.agent == "kata" ? "prod" : "prod-test"
-  facts         = contains(local.profiles, local.profile) ? local.inputs.profiles[local.profile] : local.inputs.profiles["prod"]
+  facts         = local.inputs.profiles[contains(local.profiles, local.profile) ? local.profile : "prod"]
   name          = "${var.tee}-${local.arch}-${local.profile}"
   out_dir       = var.out_dir == "" ? "${local.top}/build/images/${local.name}" : abspath(var.out_dir)
-  pin           = try(local.inputs.pins.kata_agent.releases[local.arch].sha256, null)
-  agent_sha256  = var.kata_agent_sha256 != "" ? var.kata_agent_sha256 : local.pin == null ? "" : local.pin
+  # Of a known one where the given one is wrong, so that local.wrong is all that is said.
+  machine      = local.inputs.architectures[contains(keys(local.inputs.architectures), local.arch) ? local.arch : "amd64"]
+  tee          = contains(local.tees, var.tee) ? var.tee : "none"
+  agents       = local.inputs.pins.kata_agent.releases
+  pin          = local.agents[contains(keys(local.agents), local.arch) ? local.arch : "amd64"].sha256
+  agent_sha256 = var.kata_agent_sha256 != "" ? var.kata_agent_sha256 : local.pin == null ? "" : local.pin
 
   # What this image is going to hold. The last word of the command line, the root hash, is known after the build.
   command_line = join(" ", local.facts.layout == "minimal" ? local.inputs.command_line.minimal : concat(
-    ["console=${try(local.inputs.architectures[local.arch].console, "")}"],
+    ["console=${local.machine.console}"],
     local.inputs.command_line.system,
-    try(local.inputs.command_line.tees[var.tee], []),
+    local.inputs.command_line.tees[local.tee],
     local.profile == "debug" ? local.inputs.command_line.debug : [],
   ))
   units = [
@@ -48,6 +53,8 @@ locals {
     ? "PROFILE=${local.profile} needs kata_agent_file, kata_agent_sha256 and guest_components_dir"
     : var.tee == "se" && length(var.host_key_documents) == 0
     ? "TEE=se needs se_files, host_key_documents, host_key_certificates and host_key_revocations"
+    : local.agent != "kata" && "${var.kata_agent_sha256}${var.guest_components_dir}" != ""
+    ? "kata_agent_sha256 and guest_components_dir need kata_agent_file"
     : local.agent == "kata" && local.agent_sha256 == ""
     ? "kata_agent_file needs kata_agent_sha256, since no digest is pinned"
     : local.agent == "kata" && var.guest_components_dir == ""

@@ -51,6 +51,13 @@ def test_no_check_is_switched_off(path: Path) -> None:
         assert word not in text
 
 
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+def test_no_local_that_may_not_be_known_yet_is_tried(path: Path) -> None:
+    """Packer 1.6.6 would take the fallback, depending on the order in which it comes to the locals."""
+    code = "".join(line for line in path.read_text().splitlines(True) if not line.startswith("#"))
+    assert not re.search(r"(try|can)\([^)]*local\.", code)
+
+
 def test_plugins_are_named_only_where_old_packers_do_not_look() -> None:
     assert [path.parent.name for path in TEMPLATES if "required_plugins" in path.read_text()] == ["plugins"]
 

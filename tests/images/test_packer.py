@@ -123,6 +123,8 @@ def test_packer_and_engine_know_the_same_images_and_see_the_same_in_them(
             ["tee=none", "profile=prod"],
             "PROFILE=prod needs kata_agent_file, kata_agent_sha256 and guest_components_dir",
         ),
+        (["tee=snp", "kata_agent_file=a"], "kata_agent_file needs kata_agent_sha256, since no digest is pinned"),
+        (["tee=snp", "guest_components_dir=a"], "kata_agent_sha256 and guest_components_dir need kata_agent_file"),
         (["tee=snp", "lock=maybe"], "The lock is strict or anew."),
         (["tee=se"], "TEE=se needs se_files, host_key_documents"),
         ([], 'Unset variable "tee"'),

@@ -54,7 +54,8 @@ locals {
   manifest   = "${local.image_dir}/manifest.json"
   wrong      = fileexists(local.manifest) ? "" : "${local.image_dir} is no finished image: it has no manifest.json"
   checked    = local.wrong == "" ? "" : file(local.wrong)
-  image      = try(jsondecode(file(local.manifest)), { image_id = "", version = "", variant = { tee = "", arch = "" } })
+  image      = jsondecode(local.wrong == "" ? file(local.manifest) : local.empty)
+  empty      = jsonencode({ image_id = "", version = "", variant = { tee = "", arch = "" } })
   variant    = local.image.variant
   release    = var.release ? "true" : "false"
   public_key = abspath(var.public_key)
