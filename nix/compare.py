@@ -79,6 +79,8 @@ def cmdline_match(contract: Any) -> Found:
     for variant, nix in images(contract):
         yield from differ(variant.name, "command line", nix["commandLine"], variant.command_line("").split())
         yield from differ(variant.name, "IMAGE_ID", nix["imageId"], variant.image_id)
+        ending = nix["imageVersion"].partition("-")[2]
+        yield from differ(variant.name, "end of IMAGE_VERSION", ending, f"{variant.tee}-{variant.arch}")
 
 
 def agent_match(contract: Any) -> Found:

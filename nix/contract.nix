@@ -9,31 +9,41 @@ let
         kind = if facts.suffix row.name == "target" then "targets" else "services";
         found = config.systemd.${kind}.${facts.without row.name};
       in
-      { inherit (found) description after before requires wants bindsTo conflicts wantedBy unitConfig; serviceConfig = found.serviceConfig or { }; };
+      {
+        inherit (found) description after before requires wants bindsTo conflicts wantedBy unitConfig;
+        serviceConfig = found.serviceConfig or { };
+      };
   };
   image =
     tee: profile:
     let
       inherit (configuration [ self.nixosModules.podvm { peerpods.podvm = { inherit tee profile; }; } ]) config;
+      inherit (config.image) repart;
     in
     {
       agent = config.peerpods.podvm.agent;
       imageId = config.system.image.id;
+      imageVersion = config.system.image.version;
       commandLine = config.boot.kernelParams;
       modules = config.boot.kernelModules;
       initrdModules = config.boot.initrd.availableKernelModules;
       denied = config.boot.blacklistedKernelModules;
       sysctls = config.boot.kernel.sysctl;
-      seed = config.image.repart.seed;
-      users = lib.mapAttrs (_: user: user.uid) (lib.genAttrs (map (user: user.name) facts.inputs.users) (name: config.users.users.${name}));
+      seed = repart.seed;
+      users = lib.genAttrs (map (user: user.name) facts.inputs.users) (name: config.users.users.${name}.uid);
       groups = lib.genAttrs (builtins.attrNames facts.inputs.groups) (name: config.users.groups.${name}.gid);
-      files = lib.mapAttrs (_: file: file.text) (lib.filterAttrs (name: _: facts.inputs.files ? "etc/${name}") config.environment.etc);
-      programs = builtins.attrNames config.image.repart.partitions.${config.image.repart.verityStore.partitionIds.store}.contents;
-      units = builtins.listToAttrs (map (unit config) (facts.forImage { inherit profile; agent = config.peerpods.podvm.agent; }));
+      files = lib.mapAttrs (_: file: file.text) (
+        lib.filterAttrs (name: _: facts.inputs.files ? "etc/${name}") config.environment.etc
+      );
+      programs = builtins.attrNames repart.partitions.${repart.verityStore.partitionIds.store}.contents;
+      units = builtins.listToAttrs (
+        map (unit config) (facts.forImage { inherit profile; agent = config.peerpods.podvm.agent; })
+      );
     };
   node =
     let
-      inherit (configuration [ self.nixosModules.node { services.peerpods = { enable = true; run = map (row: facts.without row.name) facts.forNode; }; } ]) config;
+      all = { enable = true; run = map (row: facts.without row.name) facts.forNode; };
+      inherit (configuration [ self.nixosModules.node { services.peerpods = all; } ]) config;
     in
     builtins.listToAttrs (map (unit config) facts.forNode);
 in

@@ -5,11 +5,13 @@
   setupFile ? ../setup.cfg,
 }:
 let
-  inherit (builtins) addErrorContext attrNames concatStringsSep elem elemAt filter foldl' fromJSON hasAttr head isAttrs isList isString length listToAttrs map match readFile replaceStrings split;
+  inherit (builtins) addErrorContext attrNames concatStringsSep elem elemAt filter foldl' fromJSON hasAttr head
+    isAttrs isList isString length listToAttrs map match readFile replaceStrings split;
   fail = message: throw "peerpods: ${message}";
   read = name: file: addErrorContext "while reading peerpods' ${name}" (fromJSON (readFile file));
 
-  needed = [ "architectures" "command_line" "epoch" "files" "identifiers" "modules" "packages" "pins" "profiles" "groups" "sysctls" "tees" "users" ];
+  needed = [ "architectures" "command_line" "epoch" "files" "identifiers" "modules" "packages" "pins" "profiles"
+    "groups" "sysctls" "tees" "users" ];
   inputs =
     let
       data = read "inputs.json" inputsFile;
@@ -20,7 +22,8 @@ let
     else if absent != [ ] then fail "inputs.json lacks ${concatStringsSep ", " absent}"
     else data;
 
-  fields = [ "after" "agents" "before" "binds_to" "conflicts" "description" "exec" "layouts" "name" "profiles" "requires" "service" "step" "type" "unit" "wanted_by" "wants" ];
+  fields = [ "after" "agents" "before" "binds_to" "conflicts" "description" "exec" "layouts" "name" "profiles"
+    "requires" "service" "step" "type" "unit" "wanted_by" "wants" ];
   checked =
     row:
     let
@@ -43,7 +46,9 @@ let
     else map checked rows;
 
   # One word of a command line as Python's shlex.quote writes it.
-  quote = word: if match "[a-zA-Z0-9_@%+=:,./-]+" word != null then word else "'${replaceStrings [ "'" ] [ "'\"'\"'" ] word}'";
+  quote =
+    word:
+    if match "[a-zA-Z0-9_@%+=:,./-]+" word != null then word else "'${replaceStrings [ "'" ] [ "'\"'\"'" ] word}'";
   suffix = name: elemAt (match ".*[.]([a-z]+)" name) 0;
   without = name: elemAt (match "(.*)[.][a-z]+" name) 0;
   optional = condition: set: if condition then set else { };
@@ -59,7 +64,11 @@ in
 rec {
   inherit inputs units suffix without fail;
 
-  version = head (filter (found: found != null) (map (line: if isString line then match "version = (.*)" line else null) (split "\n" (readFile setupFile))));
+  version =
+    let
+      line = text: if isString text then match "version = (.*)" text else null;
+    in
+    head (head (filter (found: found != null) (map line (split "\n" (readFile setupFile)))));
 
   # TEEs and profiles whose images Nix can make: nixpkgs' repart and UKI modules do not know s390x.
   tees = filter (tee: elem "amd64" inputs.tees.${tee}.architectures) (attrNames inputs.tees);
@@ -101,7 +110,9 @@ rec {
       serviceConfig = serviceConfig unit words;
     };
   select = kind: list: filter (unit: suffix unit.name == kind) list;
-  asOptions = kind: list: change: listToAttrs (map (unit: { name = without unit.name; value = options unit (change unit); }) (select kind list));
+  asOptions =
+    kind: list: change:
+    listToAttrs (map (unit: { name = without unit.name; value = options unit (change unit); }) (select kind list));
 
   kataAgent = arch: inputs.pins.kata_agent // inputs.pins.kata_agent.releases.${arch};
 }

@@ -56,6 +56,8 @@
       checks.${system} = import ./checks.nix { inherit self pkgs lib; };
       devShells.${system} = import ./shells.nix { inherit pkgs; };
       formatter.${system} = pkgs.nixfmt-rfc-style;
-      overlays.default = final: _: { peerpods = import ./packages/peerpods.nix { pkgs = final; inherit (final) lib; inherit facts; }; };
+      overlays.default = final: _: {
+        peerpods = import ./packages/peerpods.nix { pkgs = final; inherit (final) lib; inherit facts; };
+      };
     };
 }

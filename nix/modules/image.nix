@@ -16,21 +16,30 @@ let
     "/usr/bin/python3.13" = start "python3.13" (lib.getExe' cfg.package "python3.13");
     "/usr/sbin/nft" = start "nft" (lib.getExe' pkgs.nftables "nft");
     "/usr/local/bin/kata-agent" = lib.getExe' cfg.kataAgent "kata-agent";
-  } // lib.genAttrs components (path: if cfg.guestComponents == null then null else lib.getExe' cfg.guestComponents (baseNameOf path));
+  } // lib.genAttrs components (
+    path: if cfg.guestComponents == null then null else lib.getExe' cfg.guestComponents (baseNameOf path)
+  );
   components = map (name: "/usr/local/bin/${name}") facts.inputs.pins.guest_components.programs;
   wanted = map (unit: lib.head unit.exec) (facts.select "service" (facts.forImage { inherit (cfg) profile agent; }));
   found = lib.genAttrs wanted (
-    path: programs.${path} or (facts.fail "units.json starts ${path}, and nix/modules/image.nix knows no package for it")
+    path:
+    programs.${path} or (facts.fail "units.json starts ${path}, and nix/modules/image.nix knows no package for it")
   );
   development = lib.mapAttrs' (
-    name: _: lib.nameValuePair "/usr/bin/${lib.removeSuffix "-static" name}" (lib.getExe' pkgs.${lib.removeSuffix "-static" name} (lib.removeSuffix "-static" name))
+    debian: _:
+    let
+      name = lib.removeSuffix "-static" debian;
+    in
+    lib.nameValuePair "/usr/bin/${name}" (lib.getExe' pkgs.${name} name)
   ) facts.inputs.packages.development;
   contents = {
     "/usr/lib/peerpods" = guest;
     "/usr/lib/python3/dist-packages" = "${cfg.package}/${python.sitePackages}";
   } // lib.filterAttrs (_: source: source != null) found // lib.optionalAttrs (cfg.agent == "development") development;
   # repart copies what `contents` names and nothing that it refers to: a file that names it all brings that along.
-  references = pkgs.writeText "podvm-usr" (lib.concatStringsSep "\n" (map (source: "${source}") (lib.attrValues contents)));
+  references = pkgs.writeText "podvm-usr" (
+    lib.concatStringsSep "\n" (map (source: "${source}") (lib.attrValues contents))
+  );
 in
 {
   imports = [ (modulesPath + "/image/repart.nix") ];
@@ -47,7 +56,9 @@ in
         repartConfig.Minimize = "best";
         storePaths = [ references ];
         # The partition is mounted on /usr.
-        contents = lib.mapAttrs' (path: source: lib.nameValuePair (lib.removePrefix "/usr" path) { inherit source; }) contents;
+        contents = lib.mapAttrs' (
+          path: source: lib.nameValuePair (lib.removePrefix "/usr" path) { inherit source; }
+        ) contents;
       };
     };
   };

@@ -13,16 +13,20 @@ in
 {
   options.services.peerpods = {
     enable = lib.mkEnableOption "the peer pods services of a node";
-    package = lib.mkOption { type = lib.types.package; default = self.packages.x86_64-linux.peerpods; description = "Where twistd comes from."; };
+    package = lib.mkOption {
+      type = lib.types.package;
+      default = self.packages.x86_64-linux.peerpods;
+      description = "Where twistd comes from.";
+    };
     run = lib.mkOption {
       type = lib.types.listOf (lib.types.enum names);
       default = [ "peerpods-relay" "peerpods-adaptor" ];
-      description = "Which of them: a node has the relay and the adaptor, webhook and controllers run once in a cluster.";
+      description = "Which of them: relay and adaptor on each node, webhook and controllers once in a cluster.";
     };
     settings = lib.mkOption {
       type = lib.types.attrsOf lib.types.anything;
       default = { };
-      description = "/etc/peerpods/peerpods.toml, as docs/configuration.md lists it. Secrets are named by file there, never written.";
+      description = "/etc/peerpods/peerpods.toml, as docs/configuration.md lists it; a secret is given by its file.";
     };
     environmentFile = lib.mkOption {
       type = lib.types.attrsOf lib.types.str;

@@ -14,15 +14,31 @@ in
   imports = [ (import ./image.nix { inherit self; }) ];
 
   options.peerpods.podvm = {
-    tee = lib.mkOption { type = lib.types.enum facts.tees; default = "none"; description = "The TEE that the image is for."; };
-    profile = lib.mkOption { type = lib.types.enum facts.profiles; default = "prod"; description = "The image's profile."; };
+    tee = lib.mkOption {
+      type = lib.types.enum facts.tees;
+      default = "none";
+      description = "The TEE that the image is for.";
+    };
+    profile = lib.mkOption {
+      type = lib.types.enum facts.profiles;
+      default = "prod";
+      description = "The image's profile.";
+    };
     agent = lib.mkOption {
       type = lib.types.enum [ "kata" "development" ];
       default = facts.agentOf cfg.profile;
       description = "The kind of agent; a release has kata's.";
     };
-    package = lib.mkOption { type = lib.types.package; default = self.packages.x86_64-linux.peerpods; description = "Forwarder and user data reader."; };
-    kataAgent = lib.mkOption { type = lib.types.package; default = self.packages.x86_64-linux.kata-agent; description = "A package with bin/kata-agent."; };
+    package = lib.mkOption {
+      type = lib.types.package;
+      default = self.packages.x86_64-linux.peerpods;
+      description = "Forwarder and user data reader.";
+    };
+    kataAgent = lib.mkOption {
+      type = lib.types.package;
+      default = self.packages.x86_64-linux.kata-agent;
+      description = "A package with bin/kata-agent.";
+    };
     guestComponents = lib.mkOption {
       type = lib.types.nullOr lib.types.package;
       default = null;
@@ -50,7 +66,9 @@ in
 
     # Numbers as in the Debian image; nixpkgs has its own for some, hence mkForce.
     users.users = lib.listToAttrs (
-      map (user: lib.nameValuePair user.name { uid = lib.mkForce user.uid; hashedPassword = lib.mkForce "!"; }) facts.inputs.users
+      map (
+        user: lib.nameValuePair user.name { uid = lib.mkForce user.uid; hashedPassword = lib.mkForce "!"; }
+      ) facts.inputs.users
     );
     users.groups = lib.mapAttrs (_: number: { gid = lib.mkForce number; }) facts.inputs.groups;
     users.mutableUsers = false;

@@ -10,7 +10,8 @@ let
 in
 if pin.sha256 == null then
   pkgs.runCommand "kata-agent-without-digest" { } ''
-    echo "peerpods: inputs.json pins no digest of ${pin.file}: write pins.kata_agent.releases.${arch}.sha256, or set peerpods.podvm.kataAgent" >&2
+    echo "peerpods: inputs.json pins no digest of ${pin.file}:" \
+      "write pins.kata_agent.releases.${arch}.sha256, or set peerpods.podvm.kataAgent" >&2
     exit 1
   ''
 else

@@ -16,7 +16,9 @@ let
         if row ? wheel then
           {
             format = "wheel";
-            src = pkgs.fetchPypi ({ inherit (row) pname version sha256; format = "wheel"; dist = row.wheel.python; } // row.wheel);
+            src = pkgs.fetchPypi (
+              { inherit (row) pname version sha256; format = "wheel"; dist = row.wheel.python; } // row.wheel
+            );
             nativeBuildInputs = lib.optionals (row.wheel.platform != "any") [ pkgs.autoPatchelfHook ];
             buildInputs = lib.optionals (row.wheel.platform != "any") [ pkgs.stdenv.cc.cc.lib ];
           }

@@ -10,6 +10,7 @@ let
       }) facts.profiles
     ) facts.tees
   );
+  print = name: "printf '%s: %s\\n' ${name} \"\$${name}\"";
   texts = lines // {
     units_json = builtins.toJSON facts.units;
     inputs_json = builtins.toJSON facts.inputs;
@@ -20,5 +21,5 @@ derivation (texts // {
   inherit system;
   builder = "/bin/sh";
   # The shell in a sandbox may have no mkdir: the files stand one after another in one file.
-  args = [ "-eu" "-c" "{ ${builtins.concatStringsSep "; " (map (name: "printf '%s: %s\\n' ${name} \"\$${name}\"") (builtins.attrNames texts))}; } > \"$out\"" ];
+  args = [ "-eu" "-c" "{ ${builtins.concatStringsSep "; " (map print (builtins.attrNames texts))}; } > \"$out\"" ];
 })

@@ -1,5 +1,5 @@
-# In nixpkgs' place where there is no network: `--override-input nixpkgs path:…/nix/stub`. Our modules are evaluated over
-# the option paths that they use (options.nix), with a small evalModules (modules.nix); packages are empty derivations.
+# In nixpkgs' place where there is no network: `--override-input nixpkgs path:…/nix/stub`. Our modules are evaluated
+# over the option paths that they use (options.nix), with a small evalModules (modules.nix); packages are empty.
 {
   description = "peerpods: a stand-in for nixpkgs, for evaluation without network";
 

@@ -2,7 +2,8 @@
 let
   inherit (builtins) attrNames filter isAttrs listToAttrs map;
   self = {
-    inherit (builtins) attrNames attrValues concatMap concatStringsSep elem filter hasAttr head isList isString listToAttrs mapAttrs tail;
+    inherit (builtins) attrNames attrValues concatMap concatStringsSep elem filter hasAttr head isList isString
+      listToAttrs mapAttrs tail;
     removePrefix =
       start: text:
       let
@@ -17,7 +18,7 @@ let
       if length >= 0 && builtins.substring length (-1) text == end then builtins.substring 0 length text else text;
     nameValuePair = name: value: { inherit name value; };
     genAttrs = names: make: listToAttrs (map (name: { inherit name; value = make name; }) names);
-    filterAttrs = keep: set: listToAttrs (map (name: { inherit name; value = set.${name}; }) (filter (name: keep name set.${name}) (attrNames set)));
+    filterAttrs = keep: set: self.genAttrs (filter (name: keep name set.${name}) (attrNames set)) (name: set.${name});
     mapAttrs' = make: set: listToAttrs (map (name: make name set.${name}) (attrNames set));
     optional = condition: value: if condition then [ value ] else [ ];
     optionals = condition: values: if condition then values else [ ];

@@ -2,7 +2,8 @@
 # module declares, or of the wrong type, is an error, as with nixpkgs' own.
 lib:
 let
-  inherit (builtins) all attrNames concatMap concatStringsSep elem filter foldl' head isAttrs isBool isFunction isInt isList isPath isString length listToAttrs map mapAttrs typeOf;
+  inherit (builtins) all attrNames concatMap concatStringsSep elem filter foldl' head isAttrs isBool isFunction isInt
+    isList isPath isString length listToAttrs map mapAttrs typeOf;
   fail = path: message: throw "The option `${concatStringsSep "." path}' ${message}.";
   tagged = kind: value: isAttrs value && value._type or "" == kind;
 
@@ -20,13 +21,16 @@ let
       priority = value: if tagged "override" value then value.priority else 100;
       best = foldl' (low: value: if priority value < low then priority value else low) 10000 values;
     in
-    map (value: if tagged "override" value then value.content else value) (filter (value: priority value == best) values);
+    map (value: if tagged "override" value then value.content else value) (
+      filter (value: priority value == best) values
+    );
   definitions = values: strongest (concatMap discharge values);
 
   # For a group of options the tags move down to its members, so that a condition may read other members.
   spread =
     value:
-    if tagged "if" value then map (mapAttrs (_: content: { _type = "if"; inherit (value) condition; inherit content; })) (spread value.content)
+    if tagged "if" value then
+      map (mapAttrs (_: content: { _type = "if"; inherit (value) condition; inherit content; })) (spread value.content)
     else if tagged "merge" value then concatMap spread value.contents
     else if tagged "override" value then map (mapAttrs (_: override value.priority)) (spread value.content)
     else [ value ];
@@ -36,7 +40,9 @@ let
 
   scalar = name: check: {
     inherit name check;
-    merge = path: values: if all (value: value == head values) values then head values else fail path "has conflicting definitions";
+    merge =
+      path: values:
+      if all (value: value == head values) values then head values else fail path "has conflicting definitions";
   };
   types = {
     str = scalar "string" (value: isString value || lib.isDerivation value);
@@ -68,7 +74,8 @@ let
       check = _: true;
       merge =
         path: values:
-        if all (value: isAttrs value && !(lib.isDerivation value)) values then (types.attrsOf types.anything).merge path values
+        if all (value: isAttrs value && !(lib.isDerivation value)) values then
+          (types.attrsOf types.anything).merge path values
         else if all isList values then concatMap (value: value) values
         else (scalar "anything" (_: true)).merge path values;
     };
@@ -78,7 +85,9 @@ let
       merge = path: sets: evaluate path (module.options or { }) sets;
     };
   };
-  checked = path: type: value: if type.check value then value else fail path "is not of type `${type.name}' but a ${typeOf value}";
+  checked =
+    path: type: value:
+    if type.check value then value else fail path "is not of type `${type.name}' but a ${typeOf value}";
   merge = path: type: values: type.merge path (map (checked path type) (definitions values));
 
   evaluate =
@@ -92,7 +101,8 @@ let
       else fail path "is used but not defined"
     else
       let
-        sets = map (value: if isAttrs value then value else fail path "is a group of options, not a ${typeOf value}") (concatMap spread values);
+        group = value: if isAttrs value then value else fail path "is a group of options, not a ${typeOf value}";
+        sets = map group (concatMap spread values);
         unknown = filter (name: !(node ? ${name})) (names sets);
       in
       if unknown != [ ] then fail (path ++ [ (head unknown) ]) "does not exist"
@@ -107,7 +117,7 @@ in
 {
   inherit types;
   mkOption = set: set // { _type = "option"; };
-  mkEnableOption = text: { _type = "option"; type = types.bool; default = false; description = "Whether to enable ${text}."; };
+  mkEnableOption = text: { _type = "option"; type = types.bool; default = false; description = "Enables ${text}."; };
   mkIf = condition: content: { _type = "if"; inherit condition content; };
   mkMerge = contents: { _type = "merge"; inherit contents; };
   mkForce = override 50;
@@ -122,7 +132,8 @@ in
         let
           value = if isPath module || isString module then import module else module;
           called = if isFunction value then value arguments else value;
-          plain = if called ? options || called ? config then called else { config = removeAttrs called [ "imports" ]; imports = called.imports or [ ]; };
+          short = { config = removeAttrs called [ "imports" ]; imports = called.imports or [ ]; };
+          plain = if called ? options || called ? config then called else short;
         in
         concatMap load (plain.imports or [ ]) ++ [ plain ];
       all = concatMap load modules;

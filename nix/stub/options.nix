@@ -1,5 +1,5 @@
-# The paths of NixOS options that our modules define or read. A path that is not here is an error, so that a misspelt one
-# is found without nixpkgs. What lies below is free.
+# The paths of NixOS options that our modules define or read. A path that is not here is an error, so that a misspelt
+# one is found without nixpkgs. What lies below is free.
 { config, lib, ... }:
 let
   inherit (lib) types;

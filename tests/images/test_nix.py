@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from peerpods.image.system.tree import VERSION
+
 TOP = Path(__file__).resolve().parents[2]
 NIX = [sys.executable, str(TOP / "tools/nix.py")]
 COMPARE = TOP / "nix/compare.py"
@@ -91,6 +93,7 @@ def test_units_command_lines_agent_and_files_agree(contract: dict[str, Any], tmp
     assert set(contract["images"]) == {"snp", "tdx", "none"}
     assert all(set(row) == {"prod", "prod-test", "debug"} for row in contract["images"].values())
     assert contract["images"]["snp"]["prod"]["commandLine"][0] == "console=ttyS0,115200"
+    assert contract["images"]["snp"]["prod"]["imageVersion"] == f"{VERSION}-snp-amd64"
 
 
 def _unit(contract: dict[str, Any], name: str) -> dict[str, Any]:
