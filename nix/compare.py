@@ -92,6 +92,8 @@ def agent_match(contract: Any) -> Found:
     for variant, nix in images(contract):
         wanted = variant.profile_facts["agent"]
         yield from differ(variant.name, "agent", nix["agent"], "development" if wanted == "development" else "kata")
+        told = {"VARIANT_ID": "release" if variant.release else variant.profile, "PEERPODS_AGENT": nix["agent"]}
+        yield from differ(variant.name, "os-release", nix["osRelease"], told)
 
 
 def files_match(contract: Any) -> Found:

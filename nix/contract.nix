@@ -23,6 +23,10 @@ let
     {
       agent = config.peerpods.podvm.agent;
       imageId = config.system.image.id;
+      osRelease = {
+        VARIANT_ID = config.system.nixos.variant_id;
+        inherit (config.system.nixos.extraOSReleaseArgs) PEERPODS_AGENT;
+      };
       imageVersion = config.system.image.version;
       commandLine = config.boot.kernelParams;
       modules = config.boot.kernelModules;

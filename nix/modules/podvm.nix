@@ -86,6 +86,9 @@ in
     services.openssh.enable = false;
     nix.enable = false;
     documentation.enable = false;
+    # In os-release, as in the Debian image: which agent is inside, and that only a release calls itself one.
+    system.nixos.variant_id = if profile.release && cfg.agent == "kata" then "release" else cfg.profile;
+    system.nixos.extraOSReleaseArgs.PEERPODS_AGENT = cfg.agent;
     system.stateVersion = "25.05";
   };
 }

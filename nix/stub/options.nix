@@ -50,6 +50,7 @@ in
       image.id = text;
       image.version = text;
       stateVersion = text;
+      nixos = { variant_id = text; extraOSReleaseArgs = set; };
       activationScripts = set;
       build = set;
     };

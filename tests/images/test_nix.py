@@ -114,6 +114,7 @@ SPOILT: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
     ("cmdline-match", lambda c: c["images"]["none"]["debug"].update(imageId="podvm"), "IMAGE_ID"),
     ("agent-match", lambda c: c["kataAgent"].update(amd64="00" * 32), "sha256"),
     ("agent-match", lambda c: c["images"]["snp"]["prod"].update(agent="development"), "agent"),
+    ("agent-match", lambda c: c["images"]["snp"]["debug"]["osRelease"].update(VARIANT_ID="release"), "os-release"),
     ("files-match", lambda c: c["images"]["snp"]["prod"]["users"].update(tss=1), "users"),
     ("files-match", lambda c: c["images"]["snp"]["prod"]["files"].update({"fstab": "x"}), "/etc/fstab"),
     (
