@@ -19,7 +19,8 @@ locals {
   name          = "${var.tee}-${local.arch}-${local.profile}"
   out_dir       = var.out_dir == "" ? "${local.top}/build/images/${local.name}" : abspath(var.out_dir)
   # Of a known one where the given one is wrong, so that local.wrong is all that is said.
-  machine      = local.inputs.architectures[contains(keys(local.inputs.architectures), local.arch) ? local.arch : "amd64"]
+  machines     = local.inputs.architectures
+  machine      = local.machines[contains(keys(local.machines), local.arch) ? local.arch : "amd64"]
   tee          = contains(local.tees, var.tee) ? var.tee : "none"
   agents       = local.inputs.pins.kata_agent.releases
   pin          = local.agents[contains(keys(local.agents), local.arch) ? local.arch : "amd64"].sha256
@@ -77,7 +78,8 @@ locals {
   build = flatten([
     ["build"],
     ["--tee", var.tee, "--arch", local.arch, "--profile", local.profile, "--lock", var.lock, "--out", local.out_dir],
-    local.agent == "kata" ? ["--kata-agent", abspath(var.kata_agent_file), "--kata-agent-sha256", local.agent_sha256] : [],
+    local.agent != "kata" ? [] : ["--kata-agent", abspath(var.kata_agent_file)],
+    local.agent != "kata" ? [] : ["--kata-agent-sha256", local.agent_sha256],
     var.guest_components_dir == "" ? [] : ["--guest-components", abspath(var.guest_components_dir)],
     var.signing_key == "" ? [] : ["--signing-key", abspath(var.signing_key)],
     var.formats ? [] : ["--no-formats"],

@@ -60,7 +60,7 @@ variable "formats" {
 variable "signing_key" {
   type        = string
   default     = ""
-  description = "Private key (PEM, ed25519) that signs the image; one of the cache's own when empty, which proves nothing."
+  description = "Private key (PEM, ed25519) that signs the image; the cache's own, which proves nothing, when empty."
 }
 
 variable "se_files" {

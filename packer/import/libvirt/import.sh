@@ -11,5 +11,6 @@ uri=$5
     fail "the pool $pool has a volume $name already: delete it, or give another name"
 say "uploading $file as $name into $pool"
 libvirt vol-create-as "$pool" "$name" "$(stat -c %s "$file")" --format "$format"
-trap 'libvirt vol-delete --pool "$pool" "$name"' ERR
+trap 'libvirt vol-delete --pool "$pool" "$name"' EXIT # no half of a volume
 libvirt vol-upload --pool "$pool" "$name" "$file" --sparse
+trap - EXIT
