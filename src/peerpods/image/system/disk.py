@@ -24,14 +24,18 @@ Format=erofs
 CopyFiles=/work/root:/
 Verity=data
 VerityMatchKey=root
+VerityDataBlockSizeBytes=4096
+VerityHashBlockSizeBytes=4096
 Minimize=best
-Compression=zstd
-CompressionLevel=6
+Compression=lz4hc
+CompressionLevel=9
 """
 _VERITY = """[Partition]
 Type=root-verity
 Verity=hash
 VerityMatchKey=root
+VerityDataBlockSizeBytes=4096
+VerityHashBlockSizeBytes=4096
 Minimize=best
 """
 _ESP = f"""[Partition]
