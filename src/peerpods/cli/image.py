@@ -178,6 +178,9 @@ def diff(old: Path, new: Path, as_json: bool) -> None:
 def rvps(folder: Path, values: bool) -> None:
     """Print what the reference value service (RVPS) takes for the image in FOLDER."""
     from peerpods.image.publish.rvps import message
+    from peerpods.image.publish.verify import check_schema
 
-    found = message(ImageFolder(folder).json(MEASUREMENTS))
+    measured = ImageFolder(folder).json(MEASUREMENTS)
+    check_schema(measured)
+    found = message(measured)
     print(json.dumps(found["values" if values else "message"], indent=1))

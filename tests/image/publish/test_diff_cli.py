@@ -78,6 +78,19 @@ def test_rvps_prints_the_message_and_the_values(make_image: Maker) -> None:
     assert code == 0 and "snp_launch_measurement" in json.loads(out)
 
 
+def test_measurements_of_an_older_form_end_in_one_line(make_image: Maker) -> None:
+    image = make_image(tee="none")
+    measured = image.json("measurements.json")
+    measured["vtpm"]["sha256"]["pcr11"] = {"stub": measured["vtpm"]["sha256"]["pcr11"]}
+    (image.path / "measurements.json").write_text(json.dumps(measured))
+    place = "measurements.json: $.vtpm.sha256.pcr11"
+    for words in (["rvps", str(image.path)], ["diff", str(image.path), str(image.path)]):
+        code, _, err = run(*words)
+        assert (code, err.count("\n")) == (1, 1) and place in err
+    code, out, _ = run("verify", str(image.path))
+    assert code == 1 and f"FAILED reference values    {place}" in out
+
+
 def test_diff_says_causes_and_what_they_changed(make_image: Maker) -> None:
     old = make_image("old")
     lock = LOCK.replace("257.9-1", "257.10-1").replace("b" * 64, "e" * 64) + f"nftables 1.1.3-1 {'f' * 64}\n"

@@ -165,6 +165,14 @@ def test_measurements_of_another_shape_are_refused_by_the_schema(make_image: Mak
         check_schema(measured)
 
 
+def test_sev_values_are_of_the_boots_that_its_firmware_knows(make_image: Maker) -> None:
+    measured = make_image().json("measurements.json")
+    assert {value["boot"] for value in measured["snp"]["values"]} == {"uki", "kernel"} == set(measured["snp"]["boots"])
+    measured["snp"]["values"][0]["boot"] = "disk"  # the AmdSev firmware has no way to one
+    with pytest.raises(Refused, match=r"\$\.snp\.values\[0\]\.boot"):
+        check_schema(measured)
+
+
 def test_a_folder_that_is_no_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no image folder"):
         _ = ImageFolder(tmp_path).variant

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from peerpods.image.publish import folder as names
 from peerpods.image.publish import rvps, sbom
 from peerpods.image.publish.folder import ImageFolder
+from peerpods.image.publish.verify import check_schema
 
 
 def diff(old: ImageFolder, new: ImageFolder) -> list[str]:
@@ -80,7 +81,10 @@ def _files(old: ImageFolder, new: ImageFolder) -> Iterator[str]:
 
 
 def _values(old: ImageFolder, new: ImageFolder) -> Iterator[str]:
-    before, after = (rvps.reference_values(one.json(names.MEASUREMENTS)) for one in (old, new))
+    measured = [one.json(names.MEASUREMENTS) for one in (old, new)]
+    for one in measured:
+        check_schema(one)
+    before, after = map(rvps.reference_values, measured)
     for name in sorted(before.keys() | after.keys()):
         one, two = set(before.get(name, ())), set(after.get(name, ()))
         if one != two:

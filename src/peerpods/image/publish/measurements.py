@@ -92,14 +92,14 @@ def _is_input(name: str) -> bool:
 
 
 def _snp(image: ImageFolder, shapes: Shapes) -> dict[str, Any]:
+    """Values of the boots that this firmware knows: -kernel only. It has no way to a disk, so there is none for one."""
     data = image.read(names.SNP_FIRMWARE)
     firmware = parse_firmware(data, names.SNP_FIRMWARE)
-    boots: dict[str, snp.KernelFiles | None] = {
+    boots = {
         "uki": snp.KernelFiles(kernel=image.read(names.UKI)),
         "kernel": snp.KernelFiles(
             kernel=image.read(names.KERNEL), initrd=image.read(names.INITRD), command_line=image.text(names.CMDLINE)
         ),
-        "disk": None,
     }
     values = [
         {
@@ -118,7 +118,6 @@ def _snp(image: ImageFolder, shapes: Shapes) -> dict[str, Any]:
         "boots": {
             "uki": "podvm.efi as -kernel, kernel-hashes=on: binds firmware, kernel, initrd, command line and root",
             "kernel": "vmlinuz, initrd.img and cmdline, kernel-hashes=on: binds the same",
-            "disk": "podvm.raw booted from disk: binds the firmware only, not the image",
         },
         "values": values,
     }

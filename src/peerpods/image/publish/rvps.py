@@ -18,7 +18,7 @@ def reference_values(measured: Mapping[str, Any]) -> dict[str, list[str]]:
     """Name to allowed values, sorted and without doubles. Pure.
 
     Args:
-        measured: measurements.json. Boots that do not bind the image ("disk" under SNP) give no value.
+        measured: measurements.json.
     """
     found: dict[str, set[str]] = {}
 
@@ -26,8 +26,7 @@ def reference_values(measured: Mapping[str, Any]) -> dict[str, list[str]]:
         found.setdefault(name, set()).update(values)
 
     for value in measured.get("snp", {}).get("values", ()):
-        if value["boot"] != "disk":
-            add("snp_launch_measurement", value["digest"])
+        add("snp_launch_measurement", value["digest"])
     tdx = measured.get("tdx", {})
     for firmware in tdx.get("firmware", {}).values():
         add("mr_td", *firmware["mrtd"].values())

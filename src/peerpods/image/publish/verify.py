@@ -146,7 +146,9 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def _rvps(image: ImageFolder) -> str:
-    if image.json(names.RVPS) != rvps.message(image.json(names.MEASUREMENTS)):
+    measured = image.json(names.MEASUREMENTS)
+    check_schema(measured)
+    if image.json(names.RVPS) != rvps.message(measured):
         raise Refused(f"{names.RVPS} is not what {names.MEASUREMENTS} says")
     return f"{sum(map(len, image.json(names.RVPS)['values'].values()))} values, as measured"
 
