@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from peerpods.errors import ConfigError
 from peerpods.image import inputs, units
 from peerpods.image.key import SOURCE
 from peerpods.image.variant import choose
+from tests.clouds.libvirt.daemon import DaemonProcess
 from tests.images import built
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(1500)]
@@ -265,6 +267,39 @@ def test_libvirt_gets_a_volume_and_keeps_no_half_of_one(packer: Packer, image: P
     (stand_ins / "virsh.fails").touch()
     assert bring(packer, "libvirt", image, stand_ins, release="false")[0] == 1
     assert "vol-delete" in calls(stand_ins)[-1]
+
+
+@pytest.mark.root
+def test_a_real_libvirt_holds_the_disk_as_it_was_signed(packer: Packer, image: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="pplv") as folder:
+        daemon = DaemonProcess(Path(folder))
+        try:
+            pool = Path(folder) / "podvms"
+            pool.mkdir()
+            virsh(daemon.uri, "pool-create-as", "podvms", "dir", "--target", pool)
+            given = import_words(
+                "libvirt",
+                image,
+                public_key=str(key_of(image)),
+                release="false",
+                uri=daemon.uri,
+                pool="podvms",
+                name="disk",
+            )
+            code, text = packer("build", "-color=false", *given, "packer/import/libvirt")
+            assert code == 0, text
+            virsh(daemon.uri, "vol-download", "--pool", "podvms", "disk", Path(folder) / "copy")
+            assert hashlib.sha256((Path(folder) / "copy").read_bytes()).hexdigest() == sums(image)["podvm.qcow2"]
+            assert "<format type='qcow2'/>" in virsh(daemon.uri, "vol-dumpxml", "--pool", "podvms", "disk")
+            code, text = packer("build", "-color=false", *given, "packer/import/libvirt")
+            assert code == 1
+            assert "the pool podvms has a volume disk already" in text
+        finally:
+            daemon.close()
+
+
+def virsh(uri: str, *words: str | Path) -> str:
+    return subprocess.run(["virsh", "--connect", uri, *words], stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def test_google_gets_whole_gibibytes_in_a_sparse_archive(image: Path, tmp_path: Path) -> None:
