@@ -91,6 +91,12 @@ test-kube: test-setup venv
 test-images: test-setup venv
 	@tools/setup.sh --run python -m pytest -q -m images $(PYTEST_FLAGS) tests/images
 
+# From the start of a machine to a forwarder that listens, by phases: two images are built and booted. As root.
+.PHONY: bench-images
+bench-images: test-setup venv
+	@mkdir -p $(CACHE)/bench
+	tools/setup.sh --run python bench/image_boot.py --json $(CACHE)/bench/image_boot.json
+
 # Figures against baselines of the same run: tables, and JSON below $(CACHE)/bench. About two minutes; as root.
 .PHONY: bench
 bench: venv

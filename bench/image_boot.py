@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import resource
 import subprocess
 import sys
@@ -84,15 +83,6 @@ def boot(profile: str) -> dict[str, Any]:
         with VmBox(Path(folder) / "box", machine, disk, told=Told(), code=machine.plain) as box:
             wall = box.wait_for(LISTENING, SECONDS)
             return {"wall": wall, "cpu": box.cpu_seconds(), "lines": list(box.lines)}
-
-
-def used(lines: Sequence[tuple[float, str]], unit: str) -> float | None:
-    """CPU seconds that systemd counted for a unit, when it told them. Pure."""
-    for _, text in lines:
-        found = re.search(rf"{re.escape(unit)}: Consumed ([0-9.]+)s CPU", text)
-        if found:
-            return float(found[1])
-    return None
 
 
 def main() -> None:
