@@ -8,3 +8,4 @@ for name in run guest dev; do
     "$scratch/bin/uv" pip compile -q --universal --python-version 3.11 --generate-hashes \
         --custom-compile-command "make lock" "$name.in" -o "$name.txt"
 done
+"$scratch/bin/python" ../tools/nix_wheels.py   # the same pins, file by file, for nix/
