@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from pathlib import Path
 
 import attrs
 
-from peerpods.image import agentkind, build, debian, inputs, key, variant
+from peerpods.image import agentkind, build, debian, inputs, key, prune, variant
 from peerpods.image.firmware import build as firmware
 from peerpods.image.progress import Progress
 from peerpods.image.publish import signing
@@ -62,6 +63,8 @@ def image(profile: str, agent: agentkind.Agent | None = None) -> Path:
             signing_key=signing.own_key(CACHE / "signing-key.pem"), firmware=firmware.get("none", CACHE, progress),
         )  # fmt: skip
         engine.build(order, progress)
+        prune.prune(CACHE, time.time())
+    prune.used(out)
     return out
 
 

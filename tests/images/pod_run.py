@@ -37,8 +37,10 @@ esac
 def add_swtpm(folder: Path, tree: Path) -> None:
     """The machine's swtpm where the daemon looks for it."""
     folder.mkdir()
-    words = " ".join(Machine(tree).swtpm())
-    for name, text in (("swtpm", f'#!/bin/sh\nexec {words} "$@"\n'), ("swtpm_setup", SETUP)):
+    programs = {"swtpm_setup": SETUP}
+    for name in ("swtpm", "swtpm_ioctl"):
+        programs[name] = f'#!/bin/sh\nexec {" ".join(Machine(tree).swtpm(name))} "$@"\n'
+    for name, text in programs.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     os.environ["PATH"] = f"{folder}:{os.environ['PATH']}"

@@ -52,6 +52,9 @@ def make(base: SystemBase, tools: Tools, variant: Variant, agent: Agent, root: P
         tree.write(root / name, text.encode())
     tree.source(root)
     tree.programs(root, agent)
+    if agent.kind == "development":  # its helpers; no link is a shell
+        for name in tree.APPLETS:
+            tree.link(root / "usr/bin" / name, "busybox")
     for file in (*(GUEST / "system").iterdir(), GUEST / "lean.py"):
         tree.write(root / "usr/lib/peerpods" / file.name, file.read_bytes())
     for unit in units.for_image(variant, agent.kind):
