@@ -70,6 +70,8 @@ def demo(image: Path, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]
             cwd=ROOT,
             env={**os.environ, MARKER: token},
             start_new_session=True,
+            # a shell's job in the background, as a CI run may be, ignores SIGINT and hands that on
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
     try:
         yield process, f"{MARKER}={token}"
