@@ -135,6 +135,7 @@ class RealCluster:
         self._router: Router | None = None
         self._routes: dict[tuple[str, str, int], int] = {}
         self._manager: subprocess.Popen[bytes] | None = None
+        self._manager_lost_server = False
         self.token = secrets.token_urlsafe(24)
         """The token of the admin, a member of system:masters."""
 
@@ -251,6 +252,7 @@ class RealCluster:
         """End it: by SIGKILL, or by SIGTERM. A graceful one waits for open watches, at most `grace` seconds here."""
         with self._lock:
             end(self._apiserver, kill=kill, grace=grace)
+        self._manager_lost_server = True
 
     def restart_apiserver(self, *, kill: bool = True) -> None:
         """End and start it; its watch caches are new, so that a watch from before is told 410."""
@@ -258,6 +260,9 @@ class RealCluster:
         self.start_apiserver()
 
     def _start_manager(self) -> None:
+        """Start it, also again: after a restart of the API server its watches pause for up to a minute each."""
+        end(self._manager, kill=True)
+        self._manager_lost_server = False
         private, _ = self._signing
         config = self.kubeconfig("system:kube-controller-manager", groups=["system:masters"])
         flags = ["--port=0"] if self.version < (1, 24) else []  # the plain port, which newer ones do not know
@@ -352,6 +357,8 @@ class RealCluster:
         labels = {"kubernetes.io/metadata.name": name}
         self.must("POST", "/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
         if self.has_controllers:
+            if self._manager_lost_server:
+                self._start_manager()
             what = f"no service account in {name}"
             log = self.log("kube-controller-manager")
             wait_until(lambda: self._has_account(name), what, process=self._manager, log=log)
