@@ -51,9 +51,12 @@ def content_key(which: variant.Variant, agent: agentkind.Agent) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def image(profile: str, agent: agentkind.Agent | None = None) -> Path:
-    """The folder of an image for machines without TEE; built when it is not there yet, which takes a minute."""
-    which = variant.choose("none", "amd64", profile)
+def image(profile: str, agent: agentkind.Agent | None = None, tee: str = "none") -> Path:
+    """The folder of an image; built when it is not there yet, which takes a minute.
+
+    Whatever the TEE, its firmware is the one that Debian has built: nothing is compiled for it.
+    """
+    which = variant.choose(tee, "amd64", profile)
     agent = agent or agentkind.Agent()
     out = CACHE / f"image-boot-{content_key(which, agent)}"
     if not (out / "SHA256SUMS").exists():
