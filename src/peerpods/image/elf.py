@@ -1,6 +1,6 @@
 """What the build reads out of ELF files: needed libraries, and what a kernel module says of itself. Pure.
 
-Only little-endian 64-bit files (x86-64, arm64): elf(5).
+Only 64-bit files, of either byte order (x86-64, arm64; s390x): elf(5).
 """
 
 from __future__ import annotations
@@ -9,12 +9,18 @@ import struct
 from collections.abc import Iterator
 
 MAGIC = b"\x7fELF\x02\x01"
+MAGIC_BIG = b"\x7fELF\x02\x02"
 _DYNAMIC, _NEEDED, _STRTAB, _INTERP = 2, 1, 5, 3
 
 
 def is_elf(data: bytes) -> bool:
     """Whether these are the first bytes of a file that the functions here can read."""
-    return data[:6] == MAGIC
+    return data[:6] in (MAGIC, MAGIC_BIG)
+
+
+def _unpack(data: bytes, form: str, at: int) -> tuple[int, ...]:
+    """As struct.unpack_from, in the file's own byte order."""
+    return struct.unpack_from((">" if data[:6] == MAGIC_BIG else "<") + form, data, at)
 
 
 def needed(data: bytes) -> list[str]:
@@ -27,7 +33,7 @@ def needed(data: bytes) -> list[str]:
             dynamic = (offset, size)
     if dynamic is None:
         return []
-    entries = [struct.unpack_from("<QQ", data, at) for at in range(dynamic[0], dynamic[0] + dynamic[1], 16)]
+    entries = [_unpack(data, "QQ", at) for at in range(dynamic[0], dynamic[0] + dynamic[1], 16)]
     table = next((value for tag, value in entries if tag == _STRTAB), 0)
     base = next(
         (offset + table - address for offset, address, size in loads if address <= table < address + size), None
@@ -38,18 +44,18 @@ def needed(data: bytes) -> list[str]:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    start, size, count = struct.unpack_from("<Q", data, 32)[0], *struct.unpack_from("<HH", data, 54)
+    start, size, count = _unpack(data, "Q", 32)[0], *_unpack(data, "HH", 54)
     for index in range(count):
         at = start + index * size
-        kind, _, offset, address, _, length = struct.unpack_from("<IIQQQQ", data, at)
+        kind, _, offset, address, _, length = _unpack(data, "IIQQQQ", at)
         yield kind, offset, address, length
 
 
 def section(data: bytes, name: str) -> bytes:
     """Content of a section, b"" when there is none."""
-    start = struct.unpack_from("<Q", data, 40)[0]
-    size, count, names = struct.unpack_from("<HHH", data, 58)
-    headers = [struct.unpack_from("<IIQQQQ", data, start + index * size) for index in range(count)]
+    start = _unpack(data, "Q", 40)[0]
+    size, count, names = _unpack(data, "HHH", 58)
+    headers = [_unpack(data, "IIQQQQ", start + index * size) for index in range(count)]
     if not headers:
         return b""
     for header in headers:

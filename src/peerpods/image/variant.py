@@ -85,12 +85,15 @@ class Variant:
             found |= table["development"]
         if self.profile_facts["shell"]:
             found |= table["debug"]
-        return found
+        return found | inputs.DATA["architectures"][self.arch].get("packages", {})
 
     def modules(self) -> list[str]:
         """Kernel modules in the root."""
         table = inputs.DATA["modules"]
-        return list(table["minimal"] if self.layout == "minimal" else table["system"] + self.tee_facts["modules"])
+        if self.layout == "minimal":
+            return list(table["minimal"])
+        absent = inputs.DATA["architectures"][self.arch].get("absent_modules", ())
+        return [name for name in table["system"] + self.tee_facts["modules"] if name not in absent]
 
 
 def choose(tee: str = "none", arch: str = "amd64", profile: str = "local") -> Variant:

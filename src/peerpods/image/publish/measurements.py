@@ -74,7 +74,7 @@ def measure(image: ImageFolder, shapes: Shapes | None = None, say: Say = lambda 
     if variant.tee == "tdx":
         say("TDX registers")
         found["tdx"] = _tdx(image)
-    if variant.tee == "se":
+    if variant.tee == "se" and image.has(names.SE_IMAGE):
         say("Secure Execution header")
         found["se"] = _se(image)
     found["initdata"] = {

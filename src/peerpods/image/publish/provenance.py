@@ -10,6 +10,8 @@ STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "https://peerpods.invalid/build/podvm/v1"
 BUILDER = "https://peerpods.invalid/builder/engine"
+_INTERNAL = ("epoch", "suites", "unsigned_packages")
+"""Of the manifest: what the builder chose; the last two where packages were not taken from all suites or their lists."""
 
 
 def statement(digests: Mapping[str, str], manifest: Mapping[str, Any], lock_sha256: str, source: str) -> bytes:
@@ -35,7 +37,7 @@ def statement(digests: Mapping[str, str], manifest: Mapping[str, Any], lock_sha2
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
                 "externalParameters": {key: variant[key] for key in ("tee", "arch", "profile")},
-                "internalParameters": {"epoch": manifest["epoch"]},
+                "internalParameters": {key: manifest[key] for key in _INTERNAL if key in manifest},
                 "resolvedDependencies": materials,
             },
             "runDetails": {"builder": {"id": BUILDER, "version": {"peerpods": str(manifest.get("version", ""))}}},

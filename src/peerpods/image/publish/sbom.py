@@ -30,8 +30,8 @@ class Part:
     purl: str
 
 
-def parse_lock(text: str) -> list[Part]:
-    """The lock's parts, sorted.
+def parse_lock(text: str, arch: str = "amd64") -> list[Part]:
+    """The lock's parts, sorted; `arch` is Debian's name of the architecture of its packages.
 
     Raises:
         Refused: naming the first line that is none.
@@ -45,7 +45,8 @@ def parse_lock(text: str) -> list[Part]:
             raise Refused(f"packages.lock, line {number}: {line[:80]!r} is no NAME VERSION SHA256 and no WHEEL SHA256")
         if len(words) == 3:
             name, version, digest = words
-            purl = f"pkg:deb/debian/{name}@{version.replace('+', '%2B').replace(':', '%3A')}?arch=amd64&distro=trixie"
+            escaped = version.replace("+", "%2B").replace(":", "%3A")
+            purl = f"pkg:deb/debian/{name}@{escaped}?arch={arch}&distro=trixie"
         else:
             name, version = [*words[0].split("-"), ""][:2]
             name, digest = name.replace("_", "-").lower(), words[1]
@@ -74,7 +75,7 @@ def _name(manifest: Mapping[str, Any]) -> str:
 
 def cyclonedx(lock: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """sbom.cdx.json. Equal inputs give equal documents: the serial number is made from them."""
-    parts = parse_lock(lock) + _others(manifest)
+    parts = parse_lock(lock, manifest["variant"]["arch"]) + _others(manifest)
     serial = uuid.uuid5(_NAMESPACE, hashlib.sha256(lock.encode()).hexdigest() + _name(manifest))
     components = []
     for part in parts:
@@ -104,7 +105,7 @@ def cyclonedx(lock: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 def spdx(lock: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """sbom.spdx.json. Equal inputs give equal documents."""
-    parts = parse_lock(lock) + _others(manifest)
+    parts = parse_lock(lock, manifest["variant"]["arch"]) + _others(manifest)
     digest = hashlib.sha256(lock.encode()).hexdigest()
     packages, relations = [], []
     for index, part in enumerate(parts):

@@ -86,9 +86,16 @@ def _repart(tools: Tools, work: Path, definitions: dict[str, str], target: str) 
     return [Partition(row["offset"], row["raw_size"], row["uuid"], row.get("roothash", "")) for row in rows]
 
 
-def root_partitions(tools: Tools, work: Path) -> tuple[str, list[Partition]]:
-    """work/stage1.raw with work/root as a verity root; its root hash and the two partitions."""
-    found = _repart(tools, work, {"20-root": _ROOT, "30-verity": _VERITY}, "stage1.raw")
+def root_partitions(tools: Tools, work: Path, arch: str = "") -> tuple[str, list[Partition]]:
+    """work/stage1.raw with work/root as a verity root; its root hash and the two partitions.
+
+    Args:
+        arch: systemd's name of the architecture that the partition types name, where it is not the tools' own.
+    """
+    kind = f"Type=root-{arch}" if arch else "Type=root"
+    definitions = {"20-root": _ROOT, "30-verity": _VERITY}
+    named = {name: text.replace("Type=root", kind) for name, text in definitions.items()}
+    found = _repart(tools, work, named, "stage1.raw")
     if not found[0].roothash:
         raise LocalFailure("systemd-repart gave no root hash")
     return found[0].roothash, found

@@ -16,6 +16,7 @@ from peerpods.image.variant import Variant
 
 VERSION = "0.1.0"
 UNITS = "usr/lib/systemd/system"
+COMPILED = (PYTHON_PACKAGES, "usr/lib/python3.13", "usr/lib/peerpods")
 FOLDERS = (
     *("dev", "proc", "sys", "run", "tmp", "root", "mnt", "home", "opt", "srv", "media/cidata", "boot", "efi"),
     *("var/lib", "var/log", "var/tmp", "var/cache", "etc/systemd/network", "etc/sysctl.d", "etc/modules-load.d"),
@@ -39,7 +40,15 @@ FILES = {
 
 
 def make(base: SystemBase, tools: Tools, variant: Variant, agent: Agent, root: Path) -> None:
-    """Lay everything down below `root`, which must not exist."""
+    """Lay everything down below `root`, which must not exist, and compile it."""
+    lay_down(base, tools, variant, agent, root)
+    compile_all(tools, root, [f"/{name}" for name in COMPILED])
+    tools.run(root, "ldconfig", "-r", "/work", "-X")
+    finish(root)
+
+
+def lay_down(base: SystemBase, tools: Tools, variant: Variant, agent: Agent, root: Path) -> None:
+    """Everything that needs no program of the image to run, below `root`, which must not exist."""
     shutil.copytree(base.root, root, symlinks=True)
     for name in FOLDERS:
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -66,8 +75,10 @@ def make(base: SystemBase, tools: Tools, variant: Variant, agent: Agent, root: P
     for name, (content, mode) in pause.bundle().items():
         tree.write(root / "pause_bundle" / name, content, mode)
     _modules(base, variant, root, tools)
-    compile_all(tools, root, [f"/{PYTHON_PACKAGES}", "/usr/lib/python3.13", "/usr/lib/peerpods"])
-    tools.run(root, "ldconfig", "-r", "/work", "-X")
+
+
+def finish(root: Path) -> None:
+    """Remove what was left over by the building, and fix all modes."""
     for name in ("var/cache/ldconfig", "etc/ld.so.conf.d"):
         shutil.rmtree(root / name, ignore_errors=True)
     tree.modes(root)
