@@ -48,6 +48,12 @@ def test_prod_and_its_test_image_differ_in_the_agent_only() -> None:
     assert texts[1].keys() - common == {"peerpods-agent.service"}
 
 
+def test_the_debug_image_alone_has_a_shell() -> None:
+    for profile in ("prod", "prod-test", "debug"):
+        names = {unit.name for unit in units.for_image(choose("tdx", "amd64", profile), "development")}
+        assert ("peerpods-shell.service" in names) == (profile == "debug")
+
+
 @pytest.mark.parametrize("unit", units.load(), ids=lambda unit: unit.name)
 def test_units_render_to_files_that_parse(unit: Unit) -> None:
     parser = configparser.RawConfigParser(strict=False, interpolation=None)

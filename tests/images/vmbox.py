@@ -110,7 +110,7 @@ class VmBox:
             words[2] = "q35,accel=tcg,smm=on"
             words += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
         self.began = time.monotonic()
-        self.qemu = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.qemu = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self._processes.append(self.qemu)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -140,6 +140,12 @@ class VmBox:
                 if text:
                     self.lines.append((time.monotonic() - self.began, text))
                 self._news.notify_all()
+
+    def type(self, line: str) -> None:
+        """Type a line on the console, where an image has a shell there."""
+        assert self.qemu.stdin is not None
+        self.qemu.stdin.write(line.encode() + b"\n")
+        self.qemu.stdin.flush()
 
     @property
     def console(self) -> str:
