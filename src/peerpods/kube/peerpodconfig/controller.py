@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.defer import gatherResults
+
+from peerpods.aio import spawn
 from peerpods.clouds import registry
 from peerpods.errors import PeerPodError
 from peerpods.kube.client import ApiError, Change, KubeApi, WorkQueue, hold, keep, release
@@ -27,6 +30,7 @@ from peerpods.obs.log import get_logger
 
 log = get_logger("peerpodconfig")
 NO_CONFIG = ""  # key of the work when no PeerPodConfig is held
+STOP_GRACE = 3.0  # seconds that work under way has at the end; less than the lease holds after it was renewed no more
 GATHER = 0.2  # seconds in which changes that concern the status are gathered into one look
 
 
@@ -114,17 +118,22 @@ class Controller:
             self._namespaces.add(namespace)
 
     async def stop(self) -> None:
-        """Begin nothing more; what is under way ends. Idempotent."""
+        """Begin nothing more, at once; what is under way ends within seconds. Idempotent."""
         if self.world is not None:
             self.world.stop()
-        await self._verifier.stop()
-        for queue in (self._configs, self._nodes, self._namespaces):
-            await queue.stop(grace=3.0)
+        # All together: while one of them takes its time, the others must not go on, for another may lead by then.
+        queues = [queue.stop(grace=STOP_GRACE) for queue in (self._configs, self._nodes, self._namespaces)]
+        await gatherResults([spawn(ended) for ended in (*queues, self._verifier.stop())], consumeErrors=True)
 
     @property
     def idle(self) -> bool:
         """Nothing is in work or waits to be, but for looks at their time."""
         return self._configs.idle and self._nodes.idle and self._namespaces.idle
+
+    @property
+    def synced(self) -> bool:
+        """Everything has been looked at once: what `held` says is true."""
+        return self.world is not None and not self.world.unsynced()
 
     def held(self) -> list[dict[str, Any]]:
         """PeerPodConfigs of our namespace that carry our finalizer."""

@@ -48,12 +48,12 @@ async def going(kube: KubeApi, namespace: str, *, installed: bool) -> Going:
     return Going("")
 
 
-async def is_installed(kube: KubeApi, namespace: str) -> bool:
-    """Whether our Deployment exists."""
+async def is_installed(kube: KubeApi, namespace: str) -> bool | None:
+    """Whether our Deployment exists; None when the API server does not say now."""
     try:
         await kube.get(DEPLOYMENTS, names.PEER_POD_CONFIG_CTRL, namespace)
-    except ApiError:
-        return False
+    except ApiError as error:
+        return None if error.passing or error.unauthorized else False
     return True
 
 

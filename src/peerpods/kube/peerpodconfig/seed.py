@@ -78,7 +78,7 @@ class Seed:
 
     async def stop(self) -> None:
         """End; idempotent."""
-        await self._queue.stop()
+        await self._queue.stop(grace=3.0)
 
     async def work(self, _: str) -> float:
         """One look; seconds until the next.

@@ -100,7 +100,7 @@ class ManagedCertificates:
     async def _follow(self) -> None:
         queue, self._queue = self._queue, None
         if queue is not None:
-            await queue.stop()
+            await queue.stop(grace=3.0)  # less than the lease holds after it was renewed no more
 
     async def _work(self, key: str) -> float:
         return await self._keeper.round()
