@@ -222,6 +222,7 @@ class RealCluster:
 
     def start_apiserver(self) -> None:
         """Start it on its port, and wait until it is ready."""
+        self._manager_lost_server = True
         private, public = self._signing
         plugins = ["--enable-admission-plugins=NodeRestriction"]
         if not self.has_controllers:  # which would make each namespace's default service account
@@ -252,7 +253,6 @@ class RealCluster:
         """End it: by SIGKILL, or by SIGTERM. A graceful one waits for open watches, at most `grace` seconds here."""
         with self._lock:
             end(self._apiserver, kill=kill, grace=grace)
-        self._manager_lost_server = True
 
     def restart_apiserver(self, *, kill: bool = True) -> None:
         """End and start it; its watch caches are new, so that a watch from before is told 410."""

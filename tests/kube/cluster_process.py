@@ -83,7 +83,7 @@ def end(process: subprocess.Popen[bytes] | None, *, kill: bool = False, grace: f
 
 
 def wait_until(
-    ready: Callable[[], bool], what: str, *, process: subprocess.Popen[bytes] | None, log: Path, timeout: float = 60.0
+    ready: Callable[[], bool], what: str, *, process: subprocess.Popen[bytes] | None, log: Path, timeout: float = 150.0
 ) -> None:
     """Poll until `ready()`; an OSError of it counts as not yet.
 

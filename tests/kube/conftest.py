@@ -47,6 +47,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if "cluster" in getattr(item, "fixturenames", ()):
             item.add_marker("kube")
     ours = [item for item in ours if item.get_closest_marker("kube")]
+    for item in ours:
+        if not item.get_closest_marker(
+            "timeout"
+        ):  # a loaded machine is slow: the bounds of waits end a test before this
+            item.add_marker(pytest.mark.timeout(300))
     marked = [i for i in ours if i.get_closest_marker("needs_kube") or i.get_closest_marker("needs_controllers")]
     if not marked or "not kube" in config.option.markexpr:
         return
@@ -167,7 +172,7 @@ def define(cluster: RealCluster, crd: dict[str, Any]) -> None:
     status, answer = cluster.request("POST", crds, crd)
     assert status in (201, 409), answer
     served = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while cluster.request("GET", served)[0] != 200:
         assert time.monotonic() < deadline, f"{name} is not served"
         time.sleep(0.1)

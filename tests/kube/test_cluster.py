@@ -24,7 +24,7 @@ from tests.kube.cluster_process import sweep
 CONFIG_MAPS = "/api/v1/namespaces/{}/configmaps"
 
 
-def until(ready: Callable[[], Any], timeout: float = 15.0) -> Any:
+def until(ready: Callable[[], Any], timeout: float = 60.0) -> Any:
     """What `ready` returns once it is true."""
     deadline = time.monotonic() + timeout
     while not (found := ready()):

@@ -60,7 +60,7 @@ async def call(node: Node, method: str, request, response):
         await client.close()
 
 
-async def until(condition, seconds: float = 45.0) -> None:
+async def until(condition, seconds: float = 90.0) -> None:
     for _ in range(int(seconds / 0.1)):
         if condition():
             return

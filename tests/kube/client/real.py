@@ -19,7 +19,7 @@ def wait(seconds: float) -> Deferred[None]:
     return done
 
 
-async def until(condition: Callable[[], Any], seconds: float = 20.0) -> float:
+async def until(condition: Callable[[], Any], seconds: float = 60.0) -> float:
     """Wait for it; how long it took."""
     began = reactor.seconds()
     while not condition():

@@ -25,7 +25,7 @@ class Candidate:
             identity=identity,
             on_started=lambda: self.log.append("started"),
             on_stopped=lambda: self.log.append("stopped"),
-            **{"duration": 3.0, "renew": 2.0, "retry": 0.3, **terms},
+            **{"duration": 8.0, "renew": 6.0, "retry": 0.3, **terms},
         )
 
 
@@ -42,12 +42,12 @@ async def test_one_leads_hands_over_at_stop_and_is_succeeded_when_it_dies(cluste
     (first,) = leaders
     lease = await kube.get(LEASES, "lock", namespace)
     assert lease["spec"]["holderIdentity"] == first.election._identity
-    assert lease["spec"]["leaseTransitions"] == 0 and lease["spec"]["leaseDurationSeconds"] == 3
+    assert lease["spec"]["leaseTransitions"] == 0 and lease["spec"]["leaseDurationSeconds"] == 8
     await first.election.stop()
     assert first.log == ["started", "stopped"]
     rest = [each for each in people if each is not first]
     took = await until(lambda: any(each.election.leading for each in rest))
-    assert took < 1.0, "a released lease is taken at once"
+    assert took < 6.0, "a released lease is taken before its time is over"
     (second,) = [each for each in rest if each.election.leading]
     lease = await kube.get(LEASES, "lock", namespace)
     assert lease["spec"]["leaseTransitions"] == 1
@@ -72,7 +72,7 @@ async def test_a_leader_whose_lease_is_taken_stops_at_its_next_look(cluster, nam
     await until(lambda: one.election.leading)
     other = {"spec": {"holderIdentity": "thief", "leaseDurationSeconds": 3600}}
     await kube.patch(LEASES, "lock", other, namespace, kind=PatchKind.MERGE)
-    assert await until(lambda: one.log == ["started", "stopped"]) < 1.5
+    assert await until(lambda: one.log == ["started", "stopped"]) < 5.0, "not only when its time is over"
     await one.election.stop()
     assert (await kube.get(LEASES, "lock", namespace))["spec"]["holderIdentity"] == "thief"
     await kube.close()
@@ -81,11 +81,11 @@ async def test_a_leader_whose_lease_is_taken_stops_at_its_next_look(cluster, nam
 @ensure
 async def test_a_leader_cut_off_from_the_server_stops_in_time_and_leads_again_later(cluster, namespace):
     kube = await client(cluster)
-    one = Candidate(kube, namespace, "one")
+    one = Candidate(kube, namespace, "one", renew=2.0)
     one.election.start()
     await until(lambda: one.election.leading)
     await deferToThread(cluster.stop_apiserver, kill=True)
-    assert await until(lambda: one.log == ["started", "stopped"]) <= 2.2
+    assert await until(lambda: one.log == ["started", "stopped"]) < 8.0, "before another may lead"
     await deferToThread(cluster.start_apiserver)
     await until(lambda: one.election.leading)
     await one.election.stop()

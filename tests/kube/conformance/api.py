@@ -84,7 +84,7 @@ class Watching:
         self._response.close()
         self._events.put(None)
 
-    def thd_next(self, timeout: float = 10.0) -> Json | None:
+    def thd_next(self, timeout: float = 60.0) -> Json | None:
         """The next event; None at the end. Blocks.
 
         Raises:
@@ -92,7 +92,7 @@ class Watching:
         """
         return self._events.get(timeout=timeout)
 
-    async def next(self, timeout: float = 10.0) -> Json | None:
+    async def next(self, timeout: float = 60.0) -> Json | None:
         """The next event; None at the end."""
         return await deferToThread(self.thd_next, timeout)
 
@@ -223,7 +223,7 @@ class Api:
         self._watches.append(watching)
         return watching
 
-    async def until(self, look: Callable[[], Any], timeout: float = 45.0) -> Any:
+    async def until(self, look: Callable[[], Any], timeout: float = 90.0) -> Any:
         """What `look` (async) gives once it is true. Garbage collection knows of a new CRD after up to 30 s."""
         deadline = time.monotonic() + timeout
         while not (found := await look()):

@@ -173,7 +173,7 @@ class Installed:
             await self.api.create(r.CONFIG_MAPS, config_map(PROBE), dryRun="All")
             return any(call.path == path for call in self.hook.calls)
 
-        await self.api.until(asked, 15)
+        await self.api.until(asked)
         self.hook.calls.clear()
         if script:
             self.hook.scripts[path] = script

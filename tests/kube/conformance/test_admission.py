@@ -96,7 +96,7 @@ async def test_the_object_is_filled_in_before(api: Api, hook: Hook, hooks: Insta
     async def admitted() -> bool:  # the class is known to admission a moment later
         return (await api.create(r.PODS, wanted)).code == 201
 
-    await api.until(admitted, 10)
+    await api.until(admitted)
     spec = hook.last.request["object"]["spec"]
     assert spec["containers"][0]["resources"] == {"limits": limits, "requests": limits}
     assert spec["containers"][0]["imagePullPolicy"] == "IfNotPresent"
@@ -223,7 +223,7 @@ async def test_others_are_not_asked(api: Api, hook: Hook, hooks: Installed) -> N
         await api.create(r.CONFIG_MAPS, config_map("known"), dryRun="All")
         return "/marked" in hook.order
 
-    await api.until(known, 15)
+    await api.until(known)
     hook.calls.clear()
     await api.made(r.PODS, pod("a"))
     await api.made(r.PODS, pod("b", meta={"labels": {"skip": "yes"}}))

@@ -53,7 +53,7 @@ async def fails_or_is_passed(api: Api, hooks: Installed, name: str) -> Answer:
         answer = await api.create(r.PODS, pod("a"), dryRun="All")
         return None if answer.code == 201 else answer
 
-    failed: Answer = await api.until(refused, 15)
+    failed: Answer = await api.until(refused)
     assert (failed.code, failed.reason) == (500, "InternalError"), failed.body
     assert "failed calling webhook" in failed.body["message"]
     assert failed.body["details"]["causes"], failed.body
@@ -63,7 +63,7 @@ async def fails_or_is_passed(api: Api, hooks: Installed, name: str) -> Answer:
         answer = await api.create(r.PODS, pod("a"))
         return answer if answer.code == 201 else None
 
-    made: Answer = await api.until(admitted, 15)
+    made: Answer = await api.until(admitted)
     assert "labels" not in made.meta
     return failed
 
@@ -136,7 +136,7 @@ async def test_a_bundle_that_is_mended_serves_at_once(api: Api, hook: Hook, hook
         answer = await api.create(r.CONFIG_MAPS, config_map(), dryRun="All")
         return answer.code == 201 and bool(hook.calls)
 
-    await api.until(asked, 15)
+    await api.until(asked)
 
 
 # changes to a webhook, the field of the cause; None: it is taken

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.threads import deferToThread
 
 from peerpods.kube.objects import resources as r
 from tests.kube.conformance.api import Api, Json
@@ -239,12 +237,6 @@ async def test_pods(api: Api) -> None:
     assert labels.body["status"]["phase"] == "Running" and labels.meta["labels"] == {"a": "b"}
 
 
-async def settled(api: Api) -> None:
-    """The real server's plugins know of new objects a moment later."""
-    if api.cluster:
-        await deferToThread(time.sleep, 1.0)
-
-
 @pytest_twisted.ensureDeferred
 async def test_runtime_classes(api: Api) -> None:
     name = api.unique("class")
@@ -257,8 +249,13 @@ async def test_runtime_classes(api: Api) -> None:
         "overhead": {"podFixed": {"cpu": "250m", "memory": "120Mi"}},
         "scheduling": {"nodeSelector": {"kata": "true"}, "tolerations": [toleration]},
     })  # fmt: skip
-    await settled(api)
-    made = await api.made(r.PODS, pod(runtimeClassName=name, nodeSelector={"zone": "a"}))
+    wanted = pod(runtimeClassName=name, nodeSelector={"zone": "a"})
+
+    async def known() -> bool:  # the real server's plugin knows of it a moment later
+        return (await api.create(r.PODS, wanted, dryRun="All")).code == 201
+
+    await api.until(known)
+    made = await api.made(r.PODS, wanted)
     spec = made.body["spec"]
     assert spec["overhead"] == {"cpu": "250m", "memory": "120Mi"}
     assert spec["nodeSelector"] == {"zone": "a", "kata": "true"}

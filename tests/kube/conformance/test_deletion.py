@@ -254,7 +254,7 @@ async def test_a_namespace_ends_when_its_content_has(api: Api) -> None:
     async def over() -> bool:
         return (await api.call("GET", r.NAMESPACES.path(name=name))).code == 404
 
-    await api.until(over, 40)
+    await api.until(over)
 
 
 @pytest_twisted.ensureDeferred

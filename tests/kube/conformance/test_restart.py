@@ -65,7 +65,7 @@ async def test_a_server_that_ends_in_order_serves_its_watches_on(
     watch = await api.watch(MAPS, resourceVersion=made.version)
     os.kill(old, signal.SIGTERM)
     try:
-        await api.until(lambda: deferToThread(_refuses, api.url), 20)
+        await api.until(lambda: deferToThread(_refuses, api.url))
         await deferToThread(cluster.start_apiserver)
         await api.made(MAPS, config_map("b"))
         assert _alive(old), "it waits for the watch"

@@ -88,7 +88,7 @@ async def test_time_is_up(api: Api) -> None:
     began = time.monotonic()
     watch = await api.watch(MAPS, timeoutSeconds="1", resourceVersion=await current(api), **ONLY)
     assert await watch.next() is None
-    assert 0.8 < time.monotonic() - began < 8
+    assert time.monotonic() - began > 0.8
 
 
 @pytest_twisted.ensureDeferred
@@ -108,7 +108,7 @@ async def test_a_version_that_is_none(api: Api) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_bookmark_before_the_end_for_those_who_ask(api: Api) -> None:
-    query = {"resourceVersion": await current(api), "timeoutSeconds": "4"}
+    query = {"resourceVersion": await current(api), "timeoutSeconds": "8"}
     watch = await api.watch(r.PEER_PODS, **query, allowWatchBookmarks="true")
     other = await api.watch(r.PEER_PODS, **query)
     made = await api.made(r.PEER_PODS, peer_pod())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,16 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.kube.cluster import MERGE_PATCH, TOP, RealCluster
+from tests.kube.cluster_process import free_port
 
 Json = dict[str, Any]
 RUN = ("peerpod-ctrl", "peerpodconfig-ctrl", "webhook", "uninstall")
 NODE = "worker-1"
-
-
-def _port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Process:
@@ -64,7 +58,7 @@ class Kubelet:
     def close(self) -> None:
         """Stop, and end what runs."""
         self._end.set()
-        self._thread.join(10)
+        self._thread.join(60)
         for one in self._running.values():
             if one.process.poll() is None:
                 one.process.kill()
@@ -96,8 +90,12 @@ class Kubelet:
                 if status == 200:
                     for pod in found["items"]:
                         self._look(pod)
-            except OSError as error:
-                self.trouble.append(repr(error))
+            except (
+                OSError,
+                AssertionError,
+                KeyError,
+            ) as error:  # the server is away, or a pod's account is gone already
+                self.trouble = [*self.trouble[-50:], repr(error)]
 
     def _look(self, pod: Json) -> None:
         name, phase = pod["metadata"]["name"], pod["status"].get("phase")
@@ -141,11 +139,11 @@ class Kubelet:
         container, name, component = pod["spec"]["containers"][0], pod["metadata"]["name"], _component(pod)
         command = [*container.get("command", []), *container.get("args", [])]
         command[0] = str(Path(sys.executable).parent / command[0])
-        http = _port()
+        http = free_port()
         if "twistd" in command[0]:
             command.append(f"--http=127.0.0.1:{http}")
         if component == "webhook":
-            listen = _port()
+            listen = free_port()
             command.append(f"--listen=127.0.0.1:{listen}")
             self._cluster.route(self._namespace, "peerpods-webhook", listen)
         token = self._cluster.service_account_token(self._namespace, pod["spec"]["serviceAccountName"])

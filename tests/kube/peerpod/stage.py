@@ -177,7 +177,7 @@ class Stage:
         lease = await self.find(LEASES, "peerpod-ctrl")
         return str((lease or {}).get("spec", {}).get("holderIdentity") or "")
 
-    async def until(self, what: Callable[[], Awaitable[bool] | bool], seconds: float = 20.0) -> None:
+    async def until(self, what: Callable[[], Awaitable[bool] | bool], seconds: float = 60.0) -> None:
         """Wait until something holds."""
         end = time.monotonic() + seconds
         while True:
@@ -186,6 +186,14 @@ class Stage:
                 return
             assert time.monotonic() < end, f"not within {seconds:g} s"
             await self.pause(0.1)
+
+    async def settled(self) -> None:
+        """Wait until the garbage collector has seen all that was made so far: it takes changes of a kind in order."""
+        probe = await self.peer_pod(f"{next(_numbers):064x}", "00000000-0000-0000-0000-000000000000", pod="never-was")
+        await self.kube.patch(
+            PEER_PODS, probe, {"metadata": {"finalizers": None}}, self.namespace, kind=PatchKind.MERGE
+        )
+        await self.until(lambda: self.gone(PEER_PODS, probe), 120)
 
     async def pause(self, seconds: float) -> None:
         """Let time pass."""

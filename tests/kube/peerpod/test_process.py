@@ -82,10 +82,10 @@ async def test_killed_in_mid_deletion(stage: Stage, tmp_path: Path, children: li
     async def clean() -> bool:
         return not (await stage.kube.list(PEER_PODS, stage.namespace))[0]
 
-    await stage.until(clean, 40)
+    await stage.until(clean)
     assert cloud.ids() == []
     children[-1].kill(signal.SIGTERM)
-    await stage.until(lambda: children[-1].ended, 10)
+    await stage.until(lambda: children[-1].ended)
     assert b'"defect"' not in (tmp_path / "log").read_bytes()
 
 
@@ -120,19 +120,19 @@ async def test_started_by_twistd(stage: Stage, tmp_path: Path, children: list[Ch
         status, _ = await deferToThread(get, f"{url}/readyz")
         return bool(status == 200)
 
-    await stage.until(ready, 30)
+    await stage.until(ready)
     unknown = await stage.peer_pod("e" * 64, await stage.pod(), cloudProvider="gcp")
     await stage.kube.delete(PODS, "web", stage.namespace, grace=0)
 
     async def told() -> bool:
         return "unknown_provider" in child.log.read_text()
 
-    await stage.until(told, 40)
+    await stage.until(told)
     _, text = await deferToThread(get, f"{url}/metrics")
     assert 'peerpods_ctrl_peerpods{state="' in text and 'peerpods_kube_leader{lease="peerpod-ctrl"} 1.0' in text
     await stage.kube.delete(NAMESPACES, stage.namespace)
     child.kill(signal.SIGTERM)
-    await stage.until(lambda: child.ended, 20)
+    await stage.until(lambda: child.ended)
     assert await stage.gone(PEER_PODS, unknown), "let go at our end, with words"
     text = child.log.read_text()
     assert "vm_may_be_left" in text and "end_finished" in text and "Traceback" not in text

@@ -73,7 +73,7 @@ async def test_nothing_is_refused(stage: Stage, cluster: RealCluster, account: K
     orphan = await stage.peer_pod("2" * 64, await stage.pod("b"), pod="b", instance=await stage.vm("2" * 64))
     on_node = await stage.peer_pod("3" * 64, "", pod="c", instance=await stage.vm("3" * 64, node=node), node=node)
     stuck = await stage.peer_pod("4" * 64, await stage.pod("d"), pod="d", cloudProvider="gcp")
-    await stage.pause(1.0)
+    await stage.until(lambda: len(service.controller.index) == 4)
     await stage.kube.delete(PODS, "web", stage.namespace, grace=0)
     await stage.kube.delete(PODS, "b", stage.namespace, grace=0, propagation="Orphan")
     await stage.kube.delete(PODS, "d", stage.namespace, grace=0)
@@ -81,6 +81,11 @@ async def test_nothing_is_refused(stage: Stage, cluster: RealCluster, account: K
     for name in (deleted, orphan, on_node):
         await stage.until(lambda name=name: stage.gone(PEER_PODS, name))  # type: ignore[misc]
     await stage.until(lambda: lost not in stage.cloud.records)
+
+    async def told() -> bool:
+        return "UnknownProvider" in await stage.reasons()
+
+    await stage.until(told)
     await stage.pause(3.0)  # long enough to ask whether something waits for the one that is stuck
     assert not stage.cloud.records and not await stage.gone(PEER_PODS, stuck)
     await service.stopService()

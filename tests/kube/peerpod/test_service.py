@@ -45,7 +45,7 @@ async def test_found_by_tag(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> No
     name = await stage.peer_pod(ONE, await stage.pod())
     await stage.controller().startService()
     await stage.kube.delete(PODS, "web", stage.namespace, grace=0)
-    await stage.until(lambda: stage.gone(PEER_PODS, name), 30)
+    await stage.until(lambda: stage.gone(PEER_PODS, name))
     assert not stage.cloud.records
 
 
@@ -61,8 +61,8 @@ async def test_propagation_orphan(stage: Stage) -> None:
 @in_reactor
 async def test_propagation_foreground(stage: Stage) -> None:
     name = await stage.peer_pod(ONE, await stage.pod(), instance=await stage.vm(ONE))
+    await stage.settled()  # the garbage collector must have seen the object, or it waits for none
     await stage.controller().startService()
-    await stage.pause(1.0)  # the garbage collector must have seen the object, or it waits for none
     await stage.kube.delete(PODS, "web", stage.namespace, grace=0, propagation="Foreground")
     await stage.until(lambda: stage.gone(PODS, "web"))
     assert await stage.gone(PEER_PODS, name) and not stage.cloud.records
@@ -136,7 +136,7 @@ async def test_namespace_deletion_completes(stage: Stage) -> None:
             return error.not_found
         return False
 
-    await stage.until(gone, 60)
+    await stage.until(gone)
     assert not stage.cloud.records
 
 
@@ -149,7 +149,7 @@ async def test_a_namespace_whose_vms_cannot_be_deleted_goes_after_the_bound(stag
     await stage.kube.delete(NAMESPACES, stage.namespace)
     await stage.pause(2)
     assert not await stage.gone(PEER_PODS, name)
-    await stage.until(lambda: stage.gone(PEER_PODS, name), 30)
+    await stage.until(lambda: stage.gone(PEER_PODS, name))
     assert vm in stage.cloud.records
 
 
@@ -169,7 +169,7 @@ async def test_two_replicas_one_acts_and_the_other_takes_over(stage: Stage) -> N
     await stage.pause(1.5)
     await one.stopService()
     stage.faults.delete_errors = 0
-    await stage.until(lambda: two.leads, 10)
+    await stage.until(lambda: two.leads)
     await stage.until(lambda: stage.gone(PEER_PODS, name))
     assert not stage.cloud.records and (await stage.leader()).startswith(two.settings.identity)
 
@@ -181,7 +181,7 @@ async def test_wrong_order_our_own_namespace_goes_first(stage: Stage) -> None:
     await service.startService()
     await stage.until(lambda: service.leads)
     name = await stage.peer_pod(ONE, "", instance=await stage.vm(ONE))
-    await stage.pause(0.5)
+    await stage.until(lambda: len(service.controller.index) == 1)
     await stage.kube.delete(NAMESPACES, stage.namespace)
     await service.stopService()
     assert not stage.cloud.records and await stage.gone(PEER_PODS, name)
@@ -250,12 +250,12 @@ async def test_the_api_server_is_away_for_a_while(stage: Stage, double: Double) 
     await stage.until(lambda: stage.faults.delete_polls < 60)
     await double.stop()
     double.remove(PODS, "late", stage.namespace, now=True)
-    await stage.until(lambda: len(stage.cloud.records) == 1, 10)
+    await stage.until(lambda: len(stage.cloud.records) == 1)
     await stage.pause(1.0)
     await double.start()
     double.collect()
-    await stage.until(lambda: stage.gone(PEER_PODS, name), 40)
-    await stage.until(lambda: stage.gone(PEER_PODS, late), 40)
+    await stage.until(lambda: stage.gone(PEER_PODS, name))
+    await stage.until(lambda: stage.gone(PEER_PODS, late))
     assert not stage.cloud.records
 
 
@@ -285,7 +285,7 @@ async def test_only_our_deployment_goes(stage: Stage, double: Double) -> None:
     kept = await stage.peer_pod(TWO, await stage.pod("b"), pod="b", instance=vm, node="stage-node")
     name = await stage.peer_pod(ONE, await stage.pod(), instance=await stage.vm(ONE), node="stage-node")
     await stage.kube.delete(PODS, "web", stage.namespace, grace=0)
-    await stage.pause(0.5)
+    await stage.until(lambda: bool(service.controller.held_and_dying()))
     double.remove(DEPLOYMENTS, "peerpod-ctrl", stage.namespace, now=True)
     await service.stopService()
     assert set(stage.cloud.records) == {vm}
@@ -307,7 +307,7 @@ async def test_the_lease_is_lost_and_won_again(stage: Stage, double: Double) -> 
         lease["spec"]["holderIdentity"] = "a stranger"
 
     double.change(LEASES, "peerpod-ctrl", stage.namespace, take)
-    await stage.until(lambda: not service.leads, 15)
+    await stage.until(lambda: not service.leads)
     left = stage.faults.delete_polls
     await stage.pause(0.5)
     assert stage.faults.delete_polls == left, "what was under way is cut off"
@@ -317,6 +317,6 @@ async def test_the_lease_is_lost_and_won_again(stage: Stage, double: Double) -> 
         lease["spec"]["holderIdentity"] = ""
 
     double.change(LEASES, "peerpod-ctrl", stage.namespace, give)
-    await stage.until(lambda: service.leads, 15)
+    await stage.until(lambda: service.leads)
     await stage.until(lambda: stage.gone(PEER_PODS, name))
     assert not stage.cloud.records

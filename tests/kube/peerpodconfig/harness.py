@@ -158,7 +158,7 @@ class Scene:
         """Let some time pass."""
         return deferLater(self.reactor, seconds, lambda: None)
 
-    async def until(self, probe: Callable[[], Any], what: str = "", timeout: float = 15.0) -> Any:
+    async def until(self, probe: Callable[[], Any], what: str = "", timeout: float = 60.0) -> Any:
         """Wait until an awaitable probe gives something true, and give that."""
         end = self.reactor.seconds() + timeout
         while True:
@@ -168,7 +168,7 @@ class Scene:
             assert self.reactor.seconds() < end, f"not within {timeout} s: {what or probe}"
             await self.pause(0.02)
 
-    async def until_reason(self, reason: str, name: str = "peerpods", timeout: float = 15.0) -> Any:
+    async def until_reason(self, reason: str, name: str = "peerpods", timeout: float = 60.0) -> Any:
         """Wait until Ready has this reason."""
         seen: list[Any] = [None]
 

@@ -220,12 +220,12 @@ async def test_the_api_server_may_go_away_and_come_back(here: Scene, double: Dou
     await here.pause(0.5)
     double.expire()
     await double.start()
-    await here.until(lambda: here.own(r.SERVICES, names.WEBHOOK), timeout=30)
+    await here.until(lambda: here.own(r.SERVICES, names.WEBHOOK))
 
     async def right() -> bool:
         return bool((await here.get(r.NODES, "n1"))["status"]["capacity"][names.EXTENDED_RESOURCE] == "10")
 
-    await here.until(right, timeout=30)
+    await here.until(right)
 
 
 @pytest_twisted.ensureDeferred

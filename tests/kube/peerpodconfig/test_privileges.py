@@ -122,7 +122,7 @@ def test_a_service_becomes_ready_with_its_capabilities(tmp_path: Path, service: 
             cwd=TOP, env=environ, stdout=out, stderr=out,
         )  # fmt: skip
     try:
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 60
         while _get(f"http://127.0.0.1:{port}/readyz") != 200:
             assert child.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()

@@ -54,7 +54,7 @@ class Webhook:
         except OSError:
             return 0, ""
 
-    def ready(self, within=30):
+    def ready(self, within=60):
         deadline = time.monotonic() + within
         while self.get("/readyz")[0] != 200:
             assert self.process.poll() is None, self.log.read_text()
@@ -67,7 +67,7 @@ class Webhook:
         began = time.monotonic()
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(sig)
-            self.process.wait(15)
+            self.process.wait(30)
         return time.monotonic() - began
 
     def events(self, name):

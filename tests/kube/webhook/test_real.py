@@ -62,7 +62,7 @@ def bundle_of(stage):
     return stage.configuration()["webhooks"][0]["clientConfig"].get("caBundle")
 
 
-def until(condition, within=20):
+def until(condition, within=60):
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, condition()
@@ -365,20 +365,32 @@ def test_pod_level_resources_are_the_sum(cluster, webhook, space):
 class Load:
     """Creates pods (dry run) again and again, and keeps what went wrong."""
 
-    def __init__(self, cluster, space):
+    def __init__(self, cluster, space, threads=2):
         self.failures, self.count = [], 0
         self._go_on = True
-        self._threads = [threading.Thread(target=self._run, args=(cluster, space)) for _ in range(2)]
+        self._threads = [threading.Thread(target=self._run, args=(cluster, space)) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
 
     def _run(self, cluster, space):
         while self._go_on:
-            status, answer = create(cluster, space, peer_pod(container("a", amounts("2"))), "?dryRun=All")
+            try:
+                status, answer = create(cluster, space, peer_pod(container("a", amounts("2"))), "?dryRun=All")
+            except OSError as error:
+                status, answer = 0, repr(error)
             self.count += 1
             if status != 201 or sizes(answer)[0] != "2":
                 self.failures.append((status, answer))
             time.sleep(0.02)
+
+    @classmethod
+    def none(cls):
+        return cls(None, "", threads=0)
+
+    def more(self):
+        """Wait until it has created some more."""
+        before = self.count
+        until(lambda: self.count > before + 15)
 
     def end(self):
         self._go_on = False
@@ -388,8 +400,10 @@ class Load:
 
 def test_certificates_and_authorities_change_under_load(cluster, stage, webhook, space):
     webhook.stop()
-    quick = stage.webhook("--cert-lifetime=6", "--ca-lifetime=18", "--ca-overlap=2", number=7).start()
+    quick = stage.webhook("--cert-lifetime=10", "--ca-lifetime=30", "--ca-overlap=2", number=7).start()
     stage.route(quick)
+    authorities, certificates = set(), set()
+    load = Load.none()
     try:
         quick.ready()
         until(lambda: admitted(cluster, space))
@@ -400,20 +414,19 @@ def test_certificates_and_authorities_change_under_load(cluster, stage, webhook,
         until(lambda: len(quick.events("certificate_made")) >= 1)
         until(lambda: admitted(cluster, space))
         time.sleep(1)
-        authorities, certificates = set(), set()
         load = Load(cluster, space)
-        began = time.monotonic()
-        while time.monotonic() - began < 22:
+        deadline = time.monotonic() + 120
+        while len(authorities) < 2 or len(certificates) < 4:
+            assert time.monotonic() < deadline, (len(authorities), len(certificates))
             ca = stage.secret("peerpods-webhook-ca")[1]
             authorities.add(ca["data"]["ca.crt"])
             certificates.add(stage.secret("peerpods-webhook-cert")[1]["data"]["tls.crt"])
             time.sleep(0.3)
         load.end()
         assert load.failures == [], (len(load.failures), load.failures[:2])
-        assert load.count > 100
-        assert len(authorities) >= 2
-        assert len(certificates) >= 4
+        assert load.count > 50
     finally:
+        load.end()
         quick.stop()
         stage.route(webhook)
         webhook.start().ready()
@@ -421,20 +434,21 @@ def test_certificates_and_authorities_change_under_load(cluster, stage, webhook,
 
 def test_two_replicas_one_leaves_without_a_failed_admission(cluster, stage, webhook, space):
     second = stage.webhook(number=1).start()
+    load = Load.none()
     try:
         second.ready()
         stage.route(second)
         until(lambda: admitted(cluster, space))
         load = Load(cluster, space)
-        time.sleep(1)
+        load.more()
         # As a rolling update does it: the Service's endpoints change while the old replica is told to end.
         stage.route(webhook)
-        assert second.stop() <= 6
-        time.sleep(1)
+        assert second.stop() <= 15
+        load.more()
         load.end()
         assert load.failures == []
-        assert load.count > 30
     finally:
+        load.end()
         second.stop()
         stage.route(webhook)
 
@@ -450,4 +464,4 @@ def test_the_api_server_may_go_and_come(cluster, stage, webhook, space):
         [{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}],
         JSON_PATCH,
     )
-    until(lambda: bundle_of(stage), within=40)
+    until(lambda: bundle_of(stage))
