@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -14,15 +15,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from peerpods.errors import ConfigError, LocalFailure, PeerPodError, Refused
+from peerpods.errors import ConfigError, LocalFailure, PeerPodError
 from peerpods.image import agentfetch, agentkind, build, key, matrix, prune
 from peerpods.image.base import Base
 from peerpods.image.firmware import command as firmware
+from peerpods.image.place import in_words
 from peerpods.image.progress import Progress
 from peerpods.image.se import command as se
+from peerpods.image.system import lock, relock
 from peerpods.image.variant import Variant
 
-_OTHERS: dict[str, Any] = {"fetch-agent": agentfetch, "firmware": firmware, "se": se}
+_OTHERS: dict[str, Any] = {"fetch-agent": agentfetch, "firmware": firmware, "lock": relock, "se": se}
 """Commands that live elsewhere: each module has `add_command` and `run`, which gives what to print."""
 
 
@@ -53,34 +56,59 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Gives the exit code: 0, 2 for wrong options, 1 when the build fails."""
+    """Gives the exit code: 0; 2 when it cannot be done, 130 when interrupted, each said in one line."""
     options = parser().parse_args(argv)
     progress = Progress(options.quiet)
     try:
-        if options.command in _OTHERS:
-            print(_OTHERS[options.command].run(options, progress))
-            return 0
-        agent = agentkind.choose(options.kata_agent, options.kata_agent_sha256, options.guest_components)
-        if options.command == "path":
-            print(build.folder_for(options.cache, agent))
-        elif options.command == "trial":
-            print(_trial(build.image(options.cache, agent, progress)))
-        elif (wanted := matrix.wanted(options)).layout == "system":
-            _system(wanted, options, agent, progress)
-        elif options.twice:
-            print(json.dumps(build.twice(options.cache, _agent_options(options), progress), indent=1))
-        elif options.out:
-            base = options.base or options.cache / f"image-base-{key.base_key()}"
-            print(build.build(options.cache, base, options.out, agent, progress, listing=options.listing))
-        else:
-            _make(options.cache, agent, progress)
-    except (ConfigError, Refused) as error:
-        print(f"image: {error}", file=sys.stderr)
-        return 2
-    except (PeerPodError, OSError) as error:
-        print(f"image: {error}", file=sys.stderr)
-        return 1
+        _do(options, progress)
+    except KeyboardInterrupt:
+        return _said("interrupted: nothing half-made is left", 130)
+    except PeerPodError as error:
+        return _said(str(error), 2)
+    except OSError as error:
+        return _said(in_words(error), 2)
     return 0
+
+
+def _said(text: str, code: int) -> int:
+    print("image:", " ".join(text.split()), file=sys.stderr)
+    return code
+
+
+def _do(options: argparse.Namespace, progress: Progress) -> None:
+    if options.command in _OTHERS:
+        print(_OTHERS[options.command].run(options, progress))
+        return
+    agent = agentkind.choose(options.kata_agent, options.kata_agent_sha256, options.guest_components)
+    if options.command == "path":
+        print(build.folder_for(options.cache, agent))
+        return
+    if options.command == "trial":
+        print(_trial(build.image(options.cache, agent, progress)))
+        return
+    strict = lock.strict(options.lock)
+    if (wanted := matrix.wanted(options)).layout == "system":
+        _system(wanted, options, agent, progress)
+    elif options.twice:
+        print(json.dumps(build.twice(options.cache, _agent_options(options), progress), indent=1))
+    elif options.out:
+        base = options.base or options.cache / f"image-base-{key.base_key()}"
+        folder = build.build(options.cache, base, options.out, agent, progress, listing=options.listing)
+        _locked(base, strict, progress)
+        print(folder)
+    else:
+        _make(options.cache, agent, strict, progress)
+
+
+def _locked(base: Path, strict: bool, progress: Progress) -> None:
+    """Compare the packages of the local image with the lock; a base layer from another day may differ."""
+    layer = Base(base)
+    try:
+        drift = lock.check(lock.load("amd64", strict=strict), layer.lock, layer.tools_lock, strict=strict)
+    except ConfigError as error:
+        raise ConfigError(error.message, remedy=f"remove {base}, or {error.remedy}") from error
+    if drift:
+        progress.say(drift)
 
 
 def _system(wanted: Variant, options: argparse.Namespace, agent: agentkind.Agent, progress: Progress) -> None:
@@ -90,7 +118,7 @@ def _system(wanted: Variant, options: argparse.Namespace, agent: agentkind.Agent
         options.cache,
         progress,
         out=options.out,
-        strict=options.lock == "strict",
+        strict=lock.strict(options.lock),
         signing_key=options.signing_key,
         formats=not options.no_formats,
     )
@@ -123,9 +151,11 @@ def _trial(image: Path) -> str:
     return str(results[0])
 
 
-def _make(cache: Path, agent: agentkind.Agent, progress: Progress) -> None:
+def _make(cache: Path, agent: agentkind.Agent, strict: bool, progress: Progress) -> None:
+    lock.load("amd64", strict=strict)  # before the work
     known = (build.folder_for(cache, agent) / "SHA256SUMS").exists()
     folder = build.image(cache, agent, progress)
+    _locked(cache / f"image-base-{key.base_key()}", strict, progress)
     prune.used(folder)
     prune.used(cache / f"image-base-{key.base_key()}")
     for name in prune.prune(cache, time.time()):
@@ -142,5 +172,10 @@ def _make(cache: Path, agent: agentkind.Agent, progress: Progress) -> None:
     print(folder)
 
 
+def _terminated(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt  # as Ctrl-C: what is half-made goes
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(main(sys.argv[1:]))

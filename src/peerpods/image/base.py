@@ -11,6 +11,7 @@ import attrs
 
 from peerpods.errors import LocalFailure
 from peerpods.image import debian, elf, inputs, key, wheels
+from peerpods.image.place import fresh
 from peerpods.image.progress import Progress
 from peerpods.image.run import run
 
@@ -50,6 +51,11 @@ class Base:
         """packages.lock: name, version and SHA-256 of every .deb and wheel."""
         return (self.folder / "packages.lock").read_text()
 
+    @property
+    def tools_lock(self) -> str:
+        """The same of the packages whose programs make the image."""
+        return (self.folder / "tools.lock").read_text()
+
     def tool(self, *command: str | Path, timeout: float = 600) -> str:
         """Run one of the Debian 13 tools, whatever the host's release."""
         tools = self.folder / "tools"
@@ -69,9 +75,6 @@ class Base:
 
 def make(folder: Path, cache: Path, requirements: Path, progress: Progress) -> Base:
     """Make the layer in `folder`, which must not exist. `cache` keeps the fetched packages and wheels."""
-    scratch = folder.with_name(folder.name + ".new")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
     archive = debian.Archive(cache / "image-apt")
     with progress.step("reading the Debian 13 package lists"):
         archive.update()
@@ -81,7 +84,7 @@ def make(folder: Path, cache: Path, requirements: Path, progress: Progress) -> B
     with progress.step(f"fetching {len(names)} packages, the kernel and {len(tools)} packages of tools"):
         found = {package.name: package for package in archive.fetch({*names, *tools, kernel})}
         wheel_files = wheels.fetch(requirements, cache / f"image-wheels-{key.requirements_key(requirements)}")
-    with progress.step("unpacking"):
+    with progress.step("unpacking"), fresh(folder) as scratch:
         debian.unpack([found[name] for name in names], scratch / "root")
         debian.unpack([found[name] for name in tools], scratch / "tools")
         _unpack_kernel(found[kernel], scratch)
@@ -89,11 +92,9 @@ def make(folder: Path, cache: Path, requirements: Path, progress: Progress) -> B
         strip(scratch / "root", inputs.STRIPPED)
         wheels.unpack(wheel_files, scratch / "root" / PYTHON_PACKAGES)
         check_libraries(scratch / "root")
-    lines = [found[name].lock_line() for name in sorted({*names, kernel})]
-    lines += [f"{wheel.name} {debian.checked(wheel, '')}" for wheel in wheel_files]
-    (scratch / "packages.lock").write_text("\n".join(lines) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.rename(folder)
+        lines = [found[name].lock_line() for name in sorted({*names, kernel})]
+        (scratch / "packages.lock").write_text("\n".join([*lines, *wheels.lock_lines(wheel_files)]) + "\n")
+        (scratch / "tools.lock").write_text("".join(found[name].lock_line() + "\n" for name in tools))
     return Base(folder)
 
 

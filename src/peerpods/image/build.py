@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from peerpods.errors import LocalFailure
 from peerpods.image import base as base_layer
 from peerpods.image import inputs, key, seal, tree
 from peerpods.image.agentkind import Agent
+from peerpods.image.place import alone, fresh, room
 from peerpods.image.progress import Progress
 
 FILES = ("vmlinuz", "initrd.img", "root.img", "cmdline", "manifest.json", "packages.lock")
@@ -48,7 +47,7 @@ def image(cache: Path, agent: Agent, progress: Progress) -> Path:
     if (final / "SHA256SUMS").exists():
         return final
     cache.mkdir(parents=True, exist_ok=True)
-    with _alone(cache / "image.lock", progress):
+    with alone(cache / "image.lock", progress):
         if not (final / "SHA256SUMS").exists():
             build(cache, cache / f"image-base-{key.base_key()}", final, agent, progress)
     return final
@@ -61,33 +60,28 @@ def build(
 
     `listing` gets a line for each file of the root, to find what differs between two builds.
     """
-    if shutil.disk_usage(cache).free < DISK_NEEDED:
-        raise LocalFailure(f"less than {DISK_NEEDED >> 20} MiB are free in {cache}", remedy="make room, or set CACHE")
+    room([cache, final.parent], DISK_NEEDED)
     base = base_layer.Base(base_folder)
     if not (base_folder / "packages.lock").exists():
         base = base_layer.make(base_folder, cache, key.REQUIREMENTS, progress)
-    scratch = final.with_name(final.name + ".new")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    root = scratch / "root"
-    with progress.step("laying down the root, compiling"):
-        tree.make(base, root, agent)
-    with progress.step("erofs and verity"):
-        verity = seal.root_image(base, root, scratch / "root.img")
-    with progress.step("initrd, kernel, manifest"):
-        seal.initrd(base, scratch, scratch / "initrd.img")
-        shutil.copyfile(base.vmlinuz, scratch / "vmlinuz")
-        (scratch / "cmdline").write_text(seal.cmdline(verity) + "\n")
-        (scratch / "packages.lock").write_text(base.lock)
-        facts = manifest(scratch, base, agent, verity, root)
-        (scratch / "manifest.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
-        sums = "".join(f"{digest(scratch / name)}  {name}\n" for name in FILES)
-        (scratch / "SHA256SUMS").write_text(sums)
-    if listing:
-        listing.write_text(tree.listing(root))
-    shutil.rmtree(root)
-    shutil.rmtree(final, ignore_errors=True)
-    scratch.rename(final)
+    with fresh(final) as scratch:
+        root = scratch / "root"
+        with progress.step("laying down the root, compiling"):
+            tree.make(base, root, agent)
+        with progress.step("erofs and verity"):
+            verity = seal.root_image(base, root, scratch / "root.img")
+        with progress.step("initrd, kernel, manifest"):
+            seal.initrd(base, scratch, scratch / "initrd.img")
+            shutil.copyfile(base.vmlinuz, scratch / "vmlinuz")
+            (scratch / "cmdline").write_text(seal.cmdline(verity) + "\n")
+            (scratch / "packages.lock").write_text(base.lock)
+            facts = manifest(scratch, base, agent, verity, root)
+            (scratch / "manifest.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+            sums = "".join(f"{digest(scratch / name)}  {name}\n" for name in FILES)
+            (scratch / "SHA256SUMS").write_text(sums)
+        if listing:
+            listing.write_text(tree.listing(root))
+        shutil.rmtree(root)
     return final
 
 
@@ -146,17 +140,6 @@ def compressed_size(base: base_layer.Base, folder: Path) -> int:
         total += target.stat().st_size
         target.unlink()
     return total
-
-
-@contextmanager
-def _alone(lock: Path, progress: Progress) -> Iterator[None]:
-    with open(lock, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress.say("another build is under way: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def twice(cache: Path, options: Sequence[str], progress: Progress) -> dict[str, str]:

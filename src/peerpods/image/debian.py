@@ -3,7 +3,9 @@ their maintainer scripts. Needs no root and leaves the host's own package system
 
 from __future__ import annotations
 
+import hashlib
 import re
+import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,10 +14,13 @@ import attrs
 
 from peerpods.errors import ConfigError, LocalFailure
 from peerpods.image import inputs
-from peerpods.image.run import run
+from peerpods.image.run import need, run
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 APT = Path("/etc/apt")
+PROGRAMS = ("apt-get", "apt-cache", "dpkg-deb", "tar", "sh")
+"""What must be on the host."""
+_UNPACK = 'dpkg-deb --fsys-tarfile "$0" | tar -xpv --keep-directory-symlink --no-same-owner -C "$1" -f -'
 _URI = re.compile(r"^'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) (?P<hash>\S*)$", re.M)
 
 
@@ -53,17 +58,23 @@ def _host_sources() -> list[str]:
 
 
 @attrs.frozen(order=True)
-class Package:
-    """One binary package: its .deb's digest is what apt verified."""
+class Listed:
+    """One binary package as the signed lists have it: its .deb must have this digest."""
 
     name: str
     version: str
     sha256: str
-    file: Path = attrs.field(order=False)
 
     def lock_line(self) -> str:
         """Its line in packages.lock."""
         return f"{self.name} {self.version} {self.sha256}"
+
+
+@attrs.frozen(order=True)
+class Package(Listed):
+    """One binary package that was fetched: its digest is what apt verified."""
+
+    file: Path = attrs.field(order=False)
 
 
 @attrs.frozen
@@ -77,13 +88,38 @@ class Archive:
     """With "deb-src" the lists of source packages are read too."""
     suites: Sequence[Sequence[str]] = tuple(map(tuple, inputs.SUITES))
     """Kind of archive and suite, of each list that is read."""
+    pins: Sequence[Listed] = ()
+    """Versions that are chosen whatever newer ones there are; one that the archive does not have is passed over."""
 
     def update(self) -> None:
-        """Read the package lists anew."""
+        """Read the package lists anew.
+
+        Raises:
+            ConfigError: the host names no archive.
+            LocalFailure: apt or the archive's key is not there, or the archive cannot be read.
+        """
+        need(PROGRAMS)
+        if not Path(KEYRING).exists():
+            raise LocalFailure(f"{KEYRING} is not there", remedy="install debian-archive-keyring")
+        addresses = archives(_host_sources())
+        self._configure(addresses)
+        try:
+            self._apt("apt-get", "update", "-qq", "--error-on=any")
+        except LocalFailure as error:
+            raise LocalFailure(
+                f"the Debian archive {addresses['debian']} cannot be read: {error.message}",
+                remedy="check the network, the proxy and the sources in /etc/apt",
+            ) from error
+
+    @property
+    def _settings(self) -> Path:
+        """apt's configuration: another one with pins, so that two builds share the folder."""
+        return self.folder / ("pinned.conf" if self.pins else "apt.conf")
+
+    def _configure(self, addresses: dict[str, str]) -> None:
         for name in ("state/lists/partial", "cache/archives/partial", "etc/apt.conf.d", "etc/preferences.d"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         (self.folder / "status").write_text("")
-        addresses = archives(_host_sources())
         sources = [
             f"{kind} [signed-by={KEYRING}] {addresses[path]} {suite} {inputs.COMPONENT}\n"
             for kind in self.kinds
@@ -91,18 +127,21 @@ class Archive:
         ]
         (self.folder / "sources.list").write_text("".join(sources))
         here = self.folder
-        (self.folder / "apt.conf").write_text(
+        self._settings.write_text(
             f'Dir::State "{here}/state"; Dir::State::status "{here}/status"; Dir::Cache "{here}/cache";\n'
             f'Dir::Etc "{here}/etc"; Dir::Etc::SourceList "{here}/sources.list"; Dir::Etc::SourceParts "/dev/null";\n'
-            f'Dir::Etc::Parts "{here}/etc/apt.conf.d"; Dir::Etc::PreferencesParts "{here}/etc/preferences.d";\n'
+            f'Dir::Etc::Preferences "{self._settings}.pins"; Dir::Etc::Parts "{here}/etc/apt.conf.d";\n'
+            f'Dir::Etc::PreferencesParts "{here}/etc/preferences.d";\n'
             f'APT::Architecture "{self.architecture}"; APT::Architectures {{ "{self.architecture}"; }};\n'
             'APT::Install-Recommends "false";\n'
             'APT::Sandbox::User ""; Acquire::Languages "none"; Acquire::Retries "3";\n'
         )
-        self._apt("apt-get", "update", "-qq", "--error-on=any")
+        Path(f"{self._settings}.pins").write_text(
+            "".join(f"Package: {pin.name}\nPin: version {pin.version}\nPin-Priority: 1001\n\n" for pin in self.pins)
+        )
 
     def _apt(self, *command: str, cwd: Path | None = None) -> str:
-        return run(command, environment={"APT_CONFIG": str(self.folder / "apt.conf")}, cwd=cwd)
+        return run(command, environment={"APT_CONFIG": str(self._settings)}, cwd=cwd)
 
     def closure(self, names: Sequence[str], dropped: Collection[str] = ()) -> list[str]:
         """The packages and what they depend on, sorted, without `dropped`."""
@@ -118,6 +157,34 @@ class Archive:
             raise LocalFailure(f"{inputs.KERNEL} names no kernel package")
         return found.group(1)
 
+    def resolve(self, names: Iterable[str]) -> list[Listed]:
+        """What `fetch` would bring, sorted by name, from the signed lists alone: nothing is downloaded.
+
+        Raises:
+            LocalFailure: a package is not there, or the lists have no SHA-256 of it.
+        """
+        found = []
+        for name, entry in sorted(self.listed(sorted(names)).items()):
+            kind, _, digest = entry["hash"].partition(":")
+            if kind != "SHA256":
+                raise LocalFailure(f"the package lists have no SHA-256 of {name}")
+            found.append(Listed(name, _version(entry["file"]), digest))
+        lost = sorted(set(names) - {one.name for one in found})
+        if lost:
+            raise LocalFailure(f"the archive has no package {', '.join(lost)}")
+        return found
+
+    def stanzas(self, names: Collection[str]) -> list[dict[str, str]]:
+        """All versions of packages as the lists describe them: fields of one line, by their names."""
+        wanted, found = set(names), []
+        for file in sorted((self.folder / "state/lists").glob("*_Packages")):
+            for stanza in file.read_text().split("\n\n"):
+                head = stanza.lstrip("\n").partition("\n")[0]
+                if head.removeprefix("Package: ") in wanted:
+                    rows = (line.partition(": ") for line in stanza.splitlines())
+                    found.append({key: value for key, _, value in rows if value and not key.startswith(" ")})
+        return found
+
     def listed(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
         """What the signed lists say of packages: `uri`, `file`, `size` and `hash` by package name."""
         # asked from another folder: apt is silent about files that are in the current one
@@ -132,13 +199,20 @@ class Archive:
         by_name = self.listed(wanted)
         missing = [name for name in wanted if name not in by_name or not (debs / by_name[name]["file"]).exists()]
         if missing:
-            self._apt("apt-get", "download", "-qq", *missing, cwd=debs)
+            # elsewhere, since a download that is cut off must not look like a package
+            with tempfile.TemporaryDirectory(dir=self.folder, prefix="download-") as folder:
+                self._apt("apt-get", "download", "-qq", *missing, cwd=Path(folder))
+                for file in Path(folder).iterdir():
+                    file.rename(debs / file.name)
         packages = []
         for name in wanted:
             file = debs / by_name[name]["file"]
-            version = file.name.split("_")[1].replace("%3a", ":")
-            packages.append(Package(name, version, checked(file, by_name[name]["hash"]), file))
+            packages.append(Package(name, _version(file.name), checked(file, by_name[name]["hash"]), file))
         return packages
+
+
+def _version(file: str) -> str:
+    return file.split("_")[1].replace("%3a", ":")
 
 
 def checked(file: Path, expected: str) -> str:
@@ -147,8 +221,6 @@ def checked(file: Path, expected: str) -> str:
     Raises:
         LocalFailure: when it differs; the file is removed, so that the next run fetches it again.
     """
-    import hashlib
-
     data = file.read_bytes()
     kind, _, value = expected.partition(":")
     algorithm = {"SHA256": "sha256", "SHA512": "sha512", "MD5Sum": "md5"}.get(kind)
@@ -158,18 +230,21 @@ def checked(file: Path, expected: str) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def unpack(packages: Iterable[Package], root: Path) -> None:
-    """Lay the packages' files below `root`, which becomes a merged-/usr tree."""
-    root.mkdir(parents=True)
+def unpack(packages: Sequence[Package], root: Path) -> dict[str, list[str]]:
+    """Lay the packages' files below `root`, new or empty, which becomes a merged-/usr tree; each one's files by name.
+
+    Names are relative to `root`, as the package has them: /bin and /lib may still be without /usr.
+    """
+    root.mkdir(parents=True, exist_ok=True)
     (root / "usr").mkdir()
     for name in ("bin", "sbin", "lib", "lib64"):
         (root / "usr" / name).mkdir()
         (root / name).symlink_to(f"usr/{name}")
 
-    def one(package: Package) -> None:
+    def one(package: Package) -> list[str]:
         # tar, since `dpkg-deb -x` would replace the links of the merged /usr by folders
-        run(["sh", "-c", 'dpkg-deb --fsys-tarfile "$0" | tar -x --keep-directory-symlink --no-same-owner -C "$1" -f -',
-             package.file, root])  # fmt: skip
+        out = run(["sh", "-c", _UNPACK, package.file, root], name=f"unpacking {package.file.name}")
+        return [line.removeprefix("./") for line in out.splitlines() if not line.endswith("/")]
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(one, packages))
+        return dict(zip((package.name for package in packages), pool.map(one, packages), strict=True))

@@ -17,6 +17,7 @@ _SKIPPED = {".proto", ".pyi"}
 _NOT_CONTENT = {
     "__main__.py",
     "progress.py",
+    "place.py",
     "prune.py",
     "key.py",
     "trial.py",

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import attrs
 
-from peerpods.errors import ConfigError
 from peerpods.image import inputs, variant
 from peerpods.image.agentkind import Agent
 from peerpods.image.progress import Progress
@@ -19,7 +18,7 @@ def add_options(one: argparse.ArgumentParser) -> None:
     one.add_argument("--tee", metavar="TEE", help="snp, tdx, se or none")
     one.add_argument("--arch", metavar="ARCH", help="amd64 or s390x; the TEE's if not given")
     one.add_argument("--profile", metavar="PROFILE", help="prod, prod-test, debug or local")
-    one.add_argument("--lock", choices=("strict", "anew"), default="anew", help="only locked packages, or the newest")
+    one.add_argument("--lock", metavar="LOCK", default="anew", help="strict: only locked packages; anew: the newest")
     one.add_argument("--signing-key", type=Path, metavar="FILE", help="PEM, ed25519; one of this cache if not given")
     one.add_argument("--no-formats", action="store_true", help="only the raw disk: no qcow2, no VHD")
     one.add_argument("--json", action="store_true", help="print the folder and the manifest")
@@ -68,14 +67,9 @@ def build(
     """
     from peerpods.image.firmware import build as firmware
     from peerpods.image.publish import signing
+    from peerpods.image.se import root
     from peerpods.image.system import engine
 
-    if wanted.arch != "amd64":
-        raise ConfigError(
-            f"ARCH={wanted.arch}: only amd64 is built from packages",
-            setting="ARCH",
-            remedy="pack files of a root of it: python -m peerpods.image se",
-        )
     key = signing.load_private(signing_key) if signing_key else signing.own_key(cache / "signing-key.pem")
     order = engine.Order(
         variant=wanted,
@@ -86,5 +80,7 @@ def build(
         signing_key=key,
         formats=formats,
     )
+    if wanted.arch == root.ARCH:
+        return root.build(order, progress)
     engine.check(order)
     return engine.build(attrs.evolve(order, firmware=firmware.get(wanted.tee, cache, progress)), progress)

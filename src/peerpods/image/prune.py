@@ -10,7 +10,7 @@ from pathlib import Path
 
 KEEP = 3
 UNUSED = 86400.0  # seconds; a running VM's image was used within the day it was started, or its files are open
-_ENTRY = re.compile(r"(image|image-base|image-boot|image-system)-[0-9a-f]{16}(\.new)?")
+_ENTRY = re.compile(r"(image|image-base|image-boot|image-system|image-tools)-[0-9a-f]{16}(\.new)?")
 
 
 def stale(entries: Iterable[tuple[str, float]], now: float) -> list[str]:

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-import shutil
 import sys
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from peerpods.errors import LocalFailure
 from peerpods.image import inputs
+from peerpods.image.place import fresh
 from peerpods.image.run import run
 
 PYTHON = "3.13"
 PLATFORMS = ("manylinux_2_36_x86_64", "manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 
-def fetch(requirements: Path, folder: Path) -> list[Path]:
+def fetch(requirements: Path, folder: Path, platforms: Iterable[str] = PLATFORMS) -> list[Path]:
     """The wheels that the requirements pin, sorted by name; fetched when `folder` is not complete."""
     if not (folder / ".done").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        platforms = [word for name in PLATFORMS for word in ("--platform", name)]
-        run(
-            [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--require-hashes",
-             "--no-deps", "--only-binary", ":all:", "--python-version", PYTHON, "--implementation", "cp", *platforms,
-             "-d", folder, "-r", requirements]
-        )  # fmt: skip
-        (folder / ".done").touch()
+        wanted = [word for name in platforms for word in ("--platform", name)]
+        with fresh(folder) as scratch:
+            run(
+                [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--require-hashes",
+                 "--no-deps", "--only-binary", ":all:", "--python-version", PYTHON, "--implementation", "cp",
+                 *wanted, "-d", scratch, "-r", requirements], name="pip download",
+            )  # fmt: skip
+            (scratch / ".done").touch()
     return sorted(folder.glob("*.whl"))
+
+
+def lock_lines(wheels: Iterable[Path]) -> list[str]:
+    """Their lines in packages.lock: `FILE SHA256`."""
+    return [f"{wheel.name} {hashlib.sha256(wheel.read_bytes()).hexdigest()}" for wheel in wheels]
 
 
 def unpack(wheels: list[Path], target: Path) -> None:

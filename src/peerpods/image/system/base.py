@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import lzma
 import shutil
-from collections.abc import Collection
 from pathlib import Path
 
 import attrs
 
 from peerpods.image import base as minimal
-from peerpods.image import debian, inputs, key, wheels
+from peerpods.image import debian, inputs, wheels
 from peerpods.image.base import PYTHON_PACKAGES
+from peerpods.image.place import fresh
 from peerpods.image.progress import Progress
 from peerpods.image.run import run
+from peerpods.image.system import sizes
+from peerpods.image.system.packages import Chosen
 from peerpods.image.system.tools import Tools
-from peerpods.image.variant import Variant
 
 
 @attrs.frozen
@@ -49,50 +51,44 @@ class SystemBase:
         """`NAME VERSION SHA256` of every .deb, `FILE SHA256` of every wheel; of the image, not of the tools."""
         return (self.folder / "packages.lock").read_text()
 
+    @property
+    def owners(self) -> dict[str, str]:
+        """What each file of a package is for, by its path in `root`."""
+        found: dict[str, str] = json.loads((self.folder / "owners.json").read_text())
+        return found
 
-def dropped() -> Collection[str]:
-    """Packages that dependencies bring and a system image does not need."""
-    return inputs.DROPPED - set(inputs.DATA["kept_system"])
 
-
-def make(
-    folder: Path, variant: Variant, archive: debian.Archive, cache: Path, tools: Tools, progress: Progress
-) -> SystemBase:
+def make(folder: Path, chosen: Chosen, archive: debian.Archive, tools: Tools, progress: Progress) -> SystemBase:
     """The layer in `folder`; made when it is not there yet."""
     if (folder / "packages.lock").exists():
         return SystemBase(folder)
-    scratch = folder.with_name(folder.name + ".new")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    names = archive.closure(list(variant.packages()), dropped())
-    kernel = archive.kernel_package()
+    names = [one.name for one in chosen.packages]
     with progress.step(f"fetching {len(names)} packages and the kernel"):
-        found = {package.name: package for package in archive.fetch({*names, kernel})}
-        wheel_files = wheels.fetch(key.REQUIREMENTS, cache / f"image-wheels-{key.requirements_key()}")
-    with progress.step("unpacking"):
-        debian.unpack([found[name] for name in names], scratch / "root")
-        _kernel(found[kernel], scratch, tools)
-        minimal.certificates(scratch / "root")
-        minimal.strip(scratch / "root", inputs.DATA["stripped_system"])
-        _drop_dangling(scratch / "root/usr/lib/systemd/system")
-        wheels.unpack(wheel_files, scratch / "root" / PYTHON_PACKAGES)
-        minimal.check_libraries(scratch / "root")
-    lines = [found[name].lock_line() for name in sorted({*names, kernel})]
-    lines += [f"{wheel.name} {debian.checked(wheel, '')}" for wheel in wheel_files]
-    (scratch / "packages.lock").write_text("\n".join(lines) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.rename(folder)
+        found = {package.name: package for package in archive.fetch({*names, chosen.kernel.name})}
+    with progress.step("unpacking"), fresh(folder) as scratch:
+        root = scratch / "root"
+        files = debian.unpack([found[name] for name in names], root)
+        unpack_kernel(found[chosen.kernel.name], scratch, tools)
+        minimal.certificates(root)
+        minimal.strip(root, inputs.DATA["stripped_system"])
+        drop_dangling(root / "usr/lib/systemd/system")
+        wheels.unpack(chosen.wheels, root / PYTHON_PACKAGES)
+        minimal.check_libraries(root)
+        owner = sizes.owners(files, sizes.purposes(chosen.asked, archive.stanzas(names)))
+        kept = {path: why for path, why in sorted(owner.items()) if (root / path).is_file()}
+        (scratch / "owners.json").write_text(json.dumps(kept, indent=0))
+        (scratch / "packages.lock").write_text(chosen.lock())
     return SystemBase(folder)
 
 
-def _drop_dangling(folder: Path) -> None:
+def drop_dangling(folder: Path) -> None:
     """Links to units that were stripped."""
     for link in folder.rglob("*"):
         if link.is_symlink() and not link.exists() and not str(link.readlink()).startswith("/dev"):
             link.unlink()
 
 
-def _kernel(package: debian.Package, scratch: Path, tools: Tools) -> None:
+def unpack_kernel(package: debian.Package, scratch: Path, tools: Tools) -> None:
     """vmlinuz, release, and all modules decompressed in a tree that depmod has indexed."""
     tree = scratch / "kernel"
     run(["dpkg-deb", "-x", package.file, tree])

@@ -6,17 +6,19 @@ Programs run with the tree as their root, in a mount namespace; without being ro
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
 from peerpods.image import debian, inputs
+from peerpods.image.place import fresh
 from peerpods.image.progress import Progress
 from peerpods.image.run import run
 
 WORK = "work"
+PROGRAMS = ("unshare", "mount", "chroot", "sh")
+"""What must be on the host."""
 _ENTER = """set -e
 tree=$1; work=$2; shift 2
 mount -t tmpfs -o mode=755 tools "$tree/run"
@@ -59,32 +61,40 @@ class Tools:
         spaces = ["unshare", "--mount", "--propagation", "private"]
         if os.geteuid() != 0:
             spaces += ["--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
-        return run([*spaces, *words], environment={"PEERPODS_OWN_PROC": "1" if os.geteuid() else "0"}, timeout=timeout)
+        own_proc = {"PEERPODS_OWN_PROC": "1" if os.geteuid() else "0"}
+        return run([*spaces, *words], name=_name(command), environment=own_proc, timeout=timeout)
+
+    @property
+    def lock(self) -> str:
+        """tools.lock: `NAME VERSION SHA256` of every package of the tree."""
+        return (self.folder / "packages.lock").read_text()
 
 
-def make(folder: Path, archive: debian.Archive, progress: Progress) -> Tools:
-    """The tree in `folder`; made when it is not there yet. Its packages are in `folder/packages.lock`."""
+def _name(command: Sequence[str]) -> str:
+    """What a failure calls a command: its program, not what leads to it."""
+    words = list(command)
+    if words[0] == "chroot":
+        words = words[2:]
+    return Path(words[0]).name
+
+
+def make(folder: Path, packages: Sequence[debian.Listed], archive: debian.Archive, progress: Progress) -> Tools:
+    """The tree of these packages in `folder`; made when it is not there yet. They stand in `folder/packages.lock`."""
     if (folder / "packages.lock").exists():
         return Tools(folder)
-    scratch = folder.with_name(folder.name + ".new")
-    shutil.rmtree(scratch, ignore_errors=True)
-    names = archive.closure(inputs.DATA["tools"]["system"])
-    with progress.step(f"fetching and unpacking {len(names)} packages of tools"):
-        packages = archive.fetch(names)
-        debian.unpack(packages, scratch)
-    for name in _FOLDERS:
-        (scratch / name).mkdir(parents=True, exist_ok=True)
-    for name, text in _ACCOUNTS.items():
-        (scratch / name).write_text(text)
-    _link(scratch / "usr/bin/sh", "bash")
-    _link(scratch / "usr/bin/awk", "gawk")
-    for name in ("poweroff", "reboot", "halt"):
-        _link(scratch / "usr/sbin" / name, "../bin/systemctl")
-    lock = "".join(package.lock_line() + "\n" for package in packages)
-    Tools(scratch).run(scratch / WORK, "ldconfig")
-    (scratch / "packages.lock").write_text(lock)
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.rename(folder)
+    with fresh(folder) as scratch:
+        with progress.step(f"fetching and unpacking {len(packages)} packages of tools"):
+            debian.unpack(archive.fetch(one.name for one in packages), scratch)
+        for name in _FOLDERS:
+            (scratch / name).mkdir(parents=True, exist_ok=True)
+        for name, text in _ACCOUNTS.items():
+            (scratch / name).write_text(text)
+        _link(scratch / "usr/bin/sh", "bash")
+        _link(scratch / "usr/bin/awk", "gawk")
+        for name in ("poweroff", "reboot", "halt"):
+            _link(scratch / "usr/sbin" / name, "../bin/systemctl")
+        Tools(scratch).run(scratch / WORK, "ldconfig")
+        (scratch / "packages.lock").write_text("".join(f"{one.lock_line()}\n" for one in packages))
     return Tools(folder)
 
 

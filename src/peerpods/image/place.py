@@ -1,0 +1,66 @@
+"""Folders that get their final name only when they are whole, one builder at a time, where there is room."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from peerpods.errors import LocalFailure
+from peerpods.image.progress import Progress
+from peerpods.image.run import NO_ROOM, ROOM
+
+
+@contextmanager
+def fresh(final: Path) -> Iterator[Path]:
+    """An empty folder beside `final` that replaces it when all went well, and is removed when not."""
+    scratch = final.with_name(final.name + ".new")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        shutil.rmtree(final, ignore_errors=True)
+        scratch.rename(final)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def alone(path: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock file `path`; waits for another build, and says so."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.say("another build is under way: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def room(places: Iterable[Path], needed: int) -> None:
+    """Refuse to begin where less than `needed` bytes are free; a place that is not there yet counts as its parent.
+
+    Raises:
+        LocalFailure: naming the place.
+    """
+    for place in places:
+        there = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+        if shutil.disk_usage(there).free < needed:
+            raise LocalFailure(f"less than {needed >> 20} MiB are free in {place}", remedy=ROOM)
+
+
+def in_words(error: OSError) -> str:
+    """An error of the operating system in one line: what happened, and to which file. Pure."""
+    first = error
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        source, target, why = error.args[0][0]
+        if NO_ROOM in str(why):
+            return f"no room on the disk for {target} ({ROOM})"
+        return " ".join(f"{source} cannot be copied: {why}".split())
+    if first.errno in (errno.ENOSPC, errno.EDQUOT):
+        name = first.filename2 or first.filename
+        return f"no room on the disk{f' for {name}' if name else ''} ({ROOM})"
+    return " ".join(str(error).split())
