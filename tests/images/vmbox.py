@@ -12,6 +12,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from peerpods import userdata
@@ -52,12 +53,21 @@ class VmBox:
         folder: scratch folder, short (sockets).
         disk: raw disk; booted from a copy.
         told: user data, or None for no second disk.
-        code: UEFI code image.
+        code: UEFI code image; a firmware without "_CODE" in its name holds its variables as well.
         tpm: whether the machine has a vTPM.
+        more: further words for QEMU, such as a kernel.
     """
 
     def __init__(
-        self, folder: Path, machine: Machine, disk: Path, *, told: Told | None, code: Path, tpm: bool = True
+        self,
+        folder: Path,
+        machine: Machine,
+        disk: Path,
+        *,
+        told: Told | None,
+        code: Path,
+        tpm: bool = True,
+        more: Sequence[str | Path] = (),
     ) -> None:
         self._folder = folder
         self._machine = machine
@@ -65,6 +75,7 @@ class VmBox:
         self._told = told
         self._code = code
         self._with_tpm = tpm
+        self._more = [str(word) for word in more]
         self._processes: list[subprocess.Popen[bytes]] = []
         self.lines: list[tuple[float, str]] = []
         """Console lines with the seconds since the start at which they came."""
@@ -94,8 +105,7 @@ class VmBox:
         words = [
             "qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-m", str(MEMORY_MIB), "-smp", "1",
             "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
-            "-drive", f"if=pflash,format=raw,readonly=on,file={self._code}",
-            "-drive", f"if=pflash,format=raw,file={here}/vars.fd",
+            *self._firmware(),
             "-drive", f"file={here}/disk.raw,format=raw,if=none,id=root",
             "-device", "virtio-blk-pci,drive=root,bootindex=1",
             "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-:15150",
@@ -106,6 +116,7 @@ class VmBox:
             words += ["-drive", f"file={here}/seed.iso,format=raw,if=virtio,readonly=on"]
         if self._with_tpm:
             words += self._start_tpm()
+        words += self._more
         if ".secboot" in self._code.name:  # Secure Boot keeps its variables behind SMM
             words[2] = "q35,accel=tcg,smm=on"
             words += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
@@ -114,6 +125,12 @@ class VmBox:
         self._processes.append(self.qemu)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    def _firmware(self) -> list[str]:
+        if "_CODE" not in self._code.name:
+            return ["-bios", str(self._code)]
+        code, variables = f"readonly=on,file={self._code}", f"file={self._folder}/vars.fd"
+        return [word for drive in (code, variables) for word in ("-drive", f"if=pflash,format=raw,{drive}")]
 
     def _start_tpm(self) -> list[str]:
         state = self._folder / "tpm"
