@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from peerpods.errors import ConfigError, Refused
 from peerpods.image import inputs
+from peerpods.image.publish import provenance
 from peerpods.image.system import lock, relock
 from peerpods.image.variant import choose
 
@@ -137,3 +139,10 @@ def test_the_locks_in_the_tree_hold_what_every_image_asks_for() -> None:
 def test_each_set_of_packages_is_looked_at_once() -> None:
     sets = [(one.layout, *one.packages()) for one in relock.variants()]
     assert len(set(sets)) == len(sets) >= 3
+
+
+def test_the_provenance_names_the_tools() -> None:
+    manifest = {"variant": {"tee": "none", "arch": "amd64", "profile": "prod"}, "epoch": 0, "agent": {}}
+    made = json.loads(provenance.statement({"podvm.raw": A, "tools.lock": B}, manifest, A, ""))
+    named = made["predicate"]["buildDefinition"]["resolvedDependencies"]
+    assert {"name": "tools.lock", "digest": {"sha256": B}} in named

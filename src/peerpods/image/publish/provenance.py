@@ -11,7 +11,7 @@ PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "https://peerpods.invalid/build/podvm/v1"
 BUILDER = "https://peerpods.invalid/builder/engine"
 _INTERNAL = ("epoch", "suites", "unsigned_packages")
-"""Of the manifest: what the builder chose; the last two where packages were not taken from all suites or their lists."""
+"""Of the manifest: what the builder chose; the last two where not all of it is from the signed lists of all suites."""
 
 
 def statement(digests: Mapping[str, str], manifest: Mapping[str, Any], lock_sha256: str, source: str) -> bytes:
@@ -25,6 +25,8 @@ def statement(digests: Mapping[str, str], manifest: Mapping[str, Any], lock_sha2
     """
     variant = manifest["variant"]
     materials: list[dict[str, Any]] = [{"name": "packages.lock", "digest": {"sha256": lock_sha256}}]
+    if "tools.lock" in digests:  # the packages whose programs made the image
+        materials.append({"name": "tools.lock", "digest": {"sha256": digests["tools.lock"]}})
     for name, digest in sorted(manifest["agent"].get("files", {}).items()):
         materials.append({"name": name, "digest": {"sha256": digest}})
     if source:
