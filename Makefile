@@ -50,6 +50,11 @@ fetch-agent: venv
 packer: venv
 	@python tools/packer.py
 
+# diffoscope of Debian 13, unpacked below $(CACHE), for `peerpods image diff --report FILE`.
+.PHONY: diffoscope
+diffoscope: venv
+	@python tools/diffoscope.py
+
 # The demo: a real pod in a real VM, in namespaces of its own. As root.
 .PHONY: demo
 demo: image

@@ -158,16 +158,30 @@ def verify(folder: Path, key: Path | None, release: bool, as_json: bool) -> None
 @click.argument("old", type=FOLDER)
 @click.argument("new", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True)
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write here what differs inside of the files, by diffoscope: HTML, or text if it ends in .txt.",
+)
 @_worded
-def diff(old: Path, new: Path, as_json: bool) -> None:
+def diff(old: Path, new: Path, as_json: bool, report: Path | None) -> None:
     """Say what changed from the image in OLD to that in NEW. Exit code 1 if anything did."""
+    from peerpods.image.build import default_cache
+    from peerpods.image.publish import report as reports
     from peerpods.image.publish.diff import diff
 
+    programs = reports.find(default_cache()) if report else None
     changes = diff(ImageFolder(old), ImageFolder(new))
     if as_json:
         print(json.dumps(changes, indent=1))
     else:
         print("\n".join(changes) or "the two images are equal")
+    if changes and report and programs:
+        _Steps()("diffoscope: it takes some seconds, or minutes")
+        reports.write(old, new, report, programs)
+        print(f"image: what differs inside of the files: {report}", file=sys.stderr)
+    elif changes and not as_json:
+        print("image: --report FILE says what differs inside of the files", file=sys.stderr)
     sys.exit(1 if changes else 0)
 
 
