@@ -54,7 +54,8 @@ def content_key(which: variant.Variant, agent: agentkind.Agent) -> str:
 def image(profile: str, agent: agentkind.Agent | None = None, tee: str = "none") -> Path:
     """The folder of an image; built when it is not there yet, which takes a minute.
 
-    Whatever the TEE, its firmware is the one that Debian has built: nothing is compiled for it.
+    Whatever the TEE, its firmware is the one that Debian has built: nothing is compiled for it. All disk
+    formats are made of prod-test only, which is built twice.
     """
     which = variant.choose(tee, "amd64", profile)
     agent = agent or agentkind.Agent()
@@ -62,7 +63,7 @@ def image(profile: str, agent: agentkind.Agent | None = None, tee: str = "none")
     if not (out / "SHA256SUMS").exists():
         progress = Progress()
         order = engine.Order(
-            variant=which, agent=agent, out=out, cache=CACHE, formats=False,
+            variant=which, agent=agent, out=out, cache=CACHE, formats=profile == "prod-test",
             signing_key=signing.own_key(CACHE / "signing-key.pem"), firmware=firmware.get("none", CACHE, progress),
         )  # fmt: skip
         engine.build(order, progress)
