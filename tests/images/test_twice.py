@@ -24,7 +24,7 @@ from tests.images.twice import Pair
 pytestmark = [pytest.mark.images, pytest.mark.root, pytest.mark.timeout(1500)]
 COMPARED = (
     names.RAW, names.UKI, names.INITRD, names.KERNEL, names.CMDLINE, names.ROOTHASH, names.LOCK, names.MANIFEST,
-    names.MEASUREMENTS, names.RVPS, names.CYCLONEDX, names.SPDX, "tools.lock", "podvm.qcow2", "podvm.vhd",
+    names.MEASUREMENTS, names.RVPS, names.CYCLONEDX, names.SPDX, names.TOOLS_LOCK, "podvm.qcow2", "podvm.vhd",
     "firmware/OVMF.fd",
 )  # fmt: skip
 """All but who built it and signed: provenance, sums and signature."""

@@ -28,6 +28,7 @@ from pathlib import Path
 import attrs
 
 from peerpods.image import key
+from peerpods.image.publish import folder as names
 from tests.images import built
 
 TOP = key.SOURCE.parents[1]
@@ -180,7 +181,7 @@ def pair() -> Pair:
 
 
 def _locks(folder: Path) -> list[str]:
-    return [(folder / name).read_text() for name in ("packages.lock", "tools.lock")]
+    return [(folder / name).read_text() for name in (names.LOCK, names.TOOLS_LOCK)]
 
 
 def _key(first: Path) -> str:

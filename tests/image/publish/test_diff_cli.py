@@ -111,6 +111,14 @@ def test_diff_says_causes_and_what_they_changed(make_image: Maker) -> None:
     assert code == 1 and out.splitlines() == changes
 
 
+def test_diff_names_the_tools_that_made_the_image(make_image: Maker) -> None:
+    tool = f"dracut-core 106-6 {'a' * 64}\n"
+    old = make_image("old", tools_lock=tool.encode())
+    new = make_image("new", tools_lock=tool.replace("106-6", "107-1").replace("a" * 64, "b" * 64).encode())
+    assert diff(old, new) == ["tool dracut-core: 106-6 became 107-1"]
+    assert diff(make_image("given"), new) == ["tool dracut-core 107-1 was added"]
+
+
 def test_equal_images_have_no_difference(make_image: Maker) -> None:
     one, two = make_image("one"), make_image("two")
     code, out, _ = run("diff", str(one.path), str(two.path))

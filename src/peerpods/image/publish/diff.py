@@ -12,7 +12,8 @@ from peerpods.image.publish.verify import check_schema
 
 def diff(old: ImageFolder, new: ImageFolder) -> list[str]:
     """One line a change, the causes first, then what they changed; empty when nothing differs."""
-    return [*_manifest(old, new), *_packages(old, new), *_command_line(old, new), *_files(old, new), *_values(old, new)]
+    packages = (*_packages(old, new, names.LOCK, "package"), *_packages(old, new, names.TOOLS_LOCK, "tool"))
+    return [*_manifest(old, new), *packages, *_command_line(old, new), *_files(old, new), *_values(old, new)]
 
 
 def _manifest(old: ImageFolder, new: ImageFolder) -> Iterator[str]:
@@ -35,17 +36,19 @@ def _short(digest: object) -> str:
     return f"{str(digest)[:12]}…" if digest else "nothing"
 
 
-def _packages(old: ImageFolder, new: ImageFolder) -> Iterator[str]:
-    before, after = ({part.name: part for part in sbom.parse_lock(one.text(names.LOCK))} for one in (old, new))
+def _packages(old: ImageFolder, new: ImageFolder, lock: str, what: str) -> Iterator[str]:
+    """Of a lock; an image of given files has none of its tools."""
+    texts = (one.text(lock) if lock == names.LOCK or one.has(lock) else "" for one in (old, new))
+    before, after = ({part.name: part for part in sbom.parse_lock(text)} for text in texts)
     for name in sorted(before.keys() | after.keys()):
         one, two = before.get(name), after.get(name)
         if one is None and two is not None:
-            yield f"package {name} {two.version} was added"
+            yield f"{what} {name} {two.version} was added"
         elif two is None and one is not None:
-            yield f"package {name} {one.version} was removed"
+            yield f"{what} {name} {one.version} was removed"
         elif one is not None and two is not None and one != two:
             change = "was built anew" if one.version == two.version else f"{one.version} became {two.version}"
-            yield f"package {name}: {change}"
+            yield f"{what} {name}: {change}"
 
 
 def _command_line(old: ImageFolder, new: ImageFolder) -> Iterator[str]:
@@ -68,6 +71,7 @@ def _files(old: ImageFolder, new: ImageFolder) -> Iterator[str]:
         names.SPDX,
         names.PROVENANCE,
         names.LOCK,
+        names.TOOLS_LOCK,
     }
     before, after = set(old.files()) - derived, set(new.files()) - derived
     for name in sorted(before | after):

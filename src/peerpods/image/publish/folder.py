@@ -16,6 +16,7 @@ from peerpods.image.variant import Variant, choose
 RAW, UKI, SE_IMAGE = "podvm.raw", "podvm.efi", "podvm.se"
 KERNEL, INITRD, CMDLINE, ROOTHASH = "vmlinuz", "initrd.img", "cmdline", "roothash"
 LOCK, MANIFEST, MEASUREMENTS, RVPS = "packages.lock", "manifest.json", "measurements.json", "rvps.json"
+TOOLS_LOCK = "tools.lock"
 CYCLONEDX, SPDX, PROVENANCE = "sbom.cdx.json", "sbom.spdx.json", "provenance.intoto.json"
 SUMS, SIGNATURE, PUBLIC_KEY = "SHA256SUMS", "SHA256SUMS.sig", "signing-key.pub"
 SNP_FIRMWARE = "firmware/OVMF.amdsev.fd"
