@@ -198,3 +198,35 @@ def rvps(folder: Path, values: bool) -> None:
     check_schema(measured)
     found = message(measured)
     print(json.dumps(found["values" if values else "message"], indent=1))
+
+
+@image.command()
+@click.argument("folder", type=FOLDER)
+@click.argument("log", type=FILE)
+@click.option("--kind", type=click.Choice(["ccel", "tpm"]), help="Whose log it is.  [what it looks like]")
+@click.option("--boot", default="", help="How the VM was booted: disk, uki, kernel.  [what fits best]")
+@click.option("--json", "as_json", is_flag=True)
+@_worded
+def replay(folder: Path, log: Path, kind: str | None, boot: str, as_json: bool) -> None:
+    """Compare a VM's event LOG, event by event, with what the image in FOLDER predicts.
+
+    LOG is a copy of /sys/firmware/acpi/tables/data/CCEL of a TD, or of a vTPM's binary_bios_measurements. It counts
+    only if the registers printed here are those of the VM's quote. The exit code is 1 if an event is not as predicted.
+    """
+    from peerpods.image.measure import eventlog
+    from peerpods.image.publish.replay import replay
+    from peerpods.image.publish.verify import check_schema
+
+    measured = ImageFolder(folder).json(MEASUREMENTS)
+    check_schema(measured)
+    found = replay(measured, eventlog.parse(log.read_bytes(), str(log)), kind=kind or "", boot=boot)
+    if as_json:
+        rows = [{"register": r.register, "digest": r.digest, "text": r.text, "holds": r.holds} for r in found.rows]
+        whole = {"boot": found.boot, "holds": found.holds, "events": rows, "registers": dict(found.registers)}
+        print(json.dumps(whole, indent=1))
+    else:
+        words = {True: "ok", False: "FAILED", None: "-"}
+        lines = [f"{words[r.holds]:6} {r.register:6} {r.digest[:16]}…  {r.text}" for r in found.rows]
+        lines += [f"{name:13} {value}" for name, value in found.registers.items()]
+        print("\n".join([f"boot          {found.boot}", *lines]))
+    sys.exit(0 if found.holds else 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -34,12 +33,10 @@ def test_measure_prints_values_and_progress(make_image: Maker) -> None:
     assert f"{digest}  EPYC-Milan x2 features 0x1 qemu" in out
 
 
-def test_measure_as_json_is_the_published_file_and_takes_less_than_ten_seconds(make_image: Maker) -> None:
+def test_measure_as_json_is_the_published_file(make_image: Maker) -> None:
     image = make_image()
-    began = time.process_time()
     code, out, _ = run("measure", str(image.path), "--json")
     assert code == 0 and json.loads(out) == image.json("measurements.json")
-    assert time.process_time() - began < 60  # the figure itself is a bench's: this only catches the absurd
 
 
 def test_wrong_words_are_one_line_and_exit_code_two(make_image: Maker, tmp_path: Path) -> None:

@@ -127,6 +127,17 @@ def secure_boot_events(variables: dict[str, bytes]) -> list[Event]:
     return [event(0, name, variable_data(vendor, name, variables.get(name, b""))) for name, vendor in rows]
 
 
+def unsecured_events() -> list[Event]:
+    """RTMR0's events of the Secure Boot variables where it is off: what SecureBoot says is one of two."""
+    (absent, *others), (off, *_) = secure_boot_events({}), secure_boot_events({"SecureBoot": b"\0"})
+    return [
+        attrs.evolve(absent, name="SecureBoot, no secure boot in the firmware"),
+        attrs.evolve(off, name="SecureBoot, off"),
+        *others,
+        event(0, "separator", SEPARATOR),
+    ]
+
+
 def firmware_events(firmware: Firmware) -> list[Event]:
     """RTMR0's event of the firmware's configuration volume (variables), which MRTD leaves out."""
     return [
@@ -141,41 +152,76 @@ def command_line_data(text: str) -> bytes:
     return text.encode("utf-16-le") + b"\0\0"
 
 
-def direct_boot_events(kernel_authenticode: bytes, command_line: str, initrd: bytes) -> list[Event]:
+def boot_option_events() -> list[Event]:
+    """RTMR1: the firmware is about to start what it boots."""
+    return [event(1, "calling EFI application", CALLING_EFI_APPLICATION), event(1, "separator", SEPARATOR)]
+
+
+def end_events() -> list[Event]:
+    """RTMR1: the kernel takes the machine over."""
+    return [
+        event(1, "exit boot services", EXIT_BOOT_SERVICES),
+        event(1, "exit boot services succeeded", EXIT_BOOT_SERVICES_DONE),
+    ]
+
+
+def direct_boot_events(kernel: bytes, command_line: str, initrd: bytes) -> list[Event]:
     """RTMR1 and RTMR2 of a kernel that the VMM loads (-kernel, -initrd, -append).
 
     The firmware appends " initrd=initrd" to the command line when there is an initrd.
 
     Args:
-        kernel_authenticode: SHA-384 Authenticode digest of the kernel as the firmware gets it.
+        kernel: SHA-384 Authenticode digest of the kernel as the firmware gets it.
+        initrd: its content.
     """
     line = command_line + (" initrd=initrd" if initrd else "")
     return [
-        Event(register=1, name="kernel", digest=kernel_authenticode),
-        event(1, "calling EFI application", CALLING_EFI_APPLICATION),
-        event(1, "separator", SEPARATOR),
+        Event(register=1, name="kernel", digest=kernel),
+        *boot_option_events(),
         event(2, "command line", command_line_data(line)),
         event(2, "initrd", initrd),
-        event(1, "exit boot services", EXIT_BOOT_SERVICES),
-        event(1, "exit boot services succeeded", EXIT_BOOT_SERVICES_DONE),
+        *end_events(),
     ]
 
 
-def disk_boot_events(gpt: bytes, images: Iterable[tuple[str, bytes]]) -> list[Event]:
-    """RTMR1 of a boot from the disk's EFI partition.
+def unified_kernel_events(
+    sections: Iterable[tuple[str, bytes]], kernel: bytes, command_line: str, initrd: bytes
+) -> list[Event]:
+    """RTMR1 and RTMR2 from the start of a UKI on, in the order of the event log.
+
+    Args:
+        sections: name and SHA-384 digest of each section that the stub measures, in its order.
+        kernel: SHA-384 Authenticode digest of the kernel in it, an EFI image of its own to the firmware.
+        initrd: SHA-384 digest of what the stub hands to the kernel.
+    """
+    events = []
+    for name, digest in sections:
+        events.append(event(2, name, name.encode() + b"\0"))
+        events.append(Event(register=2, name=f"{name} contents", digest=digest))
+    return [
+        *events,
+        Event(register=1, name="kernel in the uki", digest=kernel),
+        event(2, "command line", command_line_data(command_line)),
+        Event(register=2, name="initrd", digest=initrd),
+        *end_events(),
+    ]
+
+
+def direct_uki_events(uki: bytes, then: Iterable[Event]) -> list[Event]:
+    """RTMR1 and RTMR2 of a UKI that the VMM loads (-kernel), by its SHA-384 Authenticode digest."""
+    return [Event(register=1, name="uki", digest=uki), *boot_option_events(), *then]
+
+
+def disk_boot_events(gpt: bytes, uki: bytes, then: Iterable[Event]) -> list[Event]:
+    """RTMR1 and RTMR2 of a UKI that the firmware loads from the disk's EFI partition.
 
     Args:
         gpt: UEFI_GPT_DATA of the boot disk (`gpt_data`).
-        images: name and SHA-384 Authenticode digest of each EFI image that runs, in order.
+        uki: its SHA-384 Authenticode digest.
+        then: `unified_kernel_events`.
     """
-    return [
-        event(1, "calling EFI application", CALLING_EFI_APPLICATION),
-        event(1, "separator", SEPARATOR),
-        event(1, "partition table", gpt),
-        *[Event(register=1, name=name, digest=digest) for name, digest in images],
-        event(1, "exit boot services", EXIT_BOOT_SERVICES),
-        event(1, "exit boot services succeeded", EXIT_BOOT_SERVICES_DONE),
-    ]
+    table = event(1, "partition table", gpt)
+    return [*boot_option_events(), table, Event(register=1, name="uki", digest=uki), *then]
 
 
 _GPT_HEADER = 92

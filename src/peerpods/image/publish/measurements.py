@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -136,23 +136,20 @@ def _tdx(image: ImageFolder) -> dict[str, Any]:
     if not firmwares:
         raise Refused(f"{image.path} has no firmware for TDX", remedy="build the image again")
     uki = pe.parse(image.read(names.UKI), names.UKI)
+    digest, then = pe.authenticode(uki, "sha384"), _uki_events(image, uki)
+    kernel = pe.authenticode(pe.parse(image.read(names.KERNEL), names.KERNEL), "sha384")
     boots = {
-        "uki": tdx.direct_boot_events(pe.authenticode(uki, "sha384"), "", b"")[:3] + _uki_events(image, uki),
-        "kernel": tdx.direct_boot_events(
-            pe.authenticode(pe.parse(image.read(names.KERNEL), names.KERNEL), "sha384"),
-            image.text(names.CMDLINE),
-            image.read(names.INITRD),
-        ),
+        "uki": tdx.direct_uki_events(digest, then),
+        "kernel": tdx.direct_boot_events(kernel, image.text(names.CMDLINE), image.read(names.INITRD)),
     }
     if image.has(names.RAW):
-        disk = tdx.disk_boot_events(_gpt(image), [("uki", pe.authenticode(uki, "sha384")), *_inner(uki, "sha384")])
-        boots["disk"] = disk + _uki_events(image, uki)
+        boots["disk"] = tdx.disk_boot_events(_gpt(image), digest, then)
     return {
         "firmware": {
             name: {
                 "sha256": hashlib.sha256(firmware.data).hexdigest(),
                 "mrtd": {order.value: tdx.mrtd(firmware, order).hex() for order in tdx.Order},
-                "rtmr0_events": [_event(one) for one in tdx.firmware_events(firmware)],
+                "rtmr0_events": [_event(one) for one in [*tdx.firmware_events(firmware), *tdx.unsecured_events()]],
             }
             for name, firmware in firmwares.items()
         },
@@ -166,28 +163,22 @@ def _tdx(image: ImageFolder) -> dict[str, Any]:
             for boot, events in boots.items()
         },
         "note": "RTMR0 depends on the VM's shape (memory, devices, ACPI): compare its events, not its value."
-        " Where a firmware or stub orders or adds events otherwise, replay the event log and compare digests by name.",
+        " Where a firmware or stub orders or adds events otherwise, replay the event log and compare digests by name."
+        " A QEMU that fills in the kernel's header gives vmlinuz another digest than here.",
     }
 
 
 def _uki_events(image: ImageFolder, uki: pe.Image) -> list[tdx.Event]:
-    """RTMR2: the stub's sections, then what the kernel's own stub was given; RTMR1: the end of boot services."""
-    events = []
-    for name in pcr.UKI_SECTIONS:
-        content = uki.section(name)
-        if content is not None:
-            events.append(tdx.event(2, name, name.encode() + b"\0"))
-            events.append(tdx.event(2, f"{name} contents", content))
-    events.append(tdx.event(2, "command line", tdx.command_line_data(image.text(names.CMDLINE))))
-    events.append(tdx.event(2, "initrd", pcr.stub_initrd(uki)))
-    return events
+    found = ((name, uki.section(name)) for name in pcr.UKI_SECTIONS)
+    sections = [(name, hashlib.sha384(content).digest()) for name, content in found if content is not None]
+    kernel = pe.authenticode(_inner(uki), "sha384")
+    initrd = hashlib.sha384(pcr.stub_initrd(uki)).digest()
+    return tdx.unified_kernel_events(sections, kernel, image.text(names.CMDLINE), initrd)
 
 
-def _inner(uki: pe.Image, algorithm: str) -> Iterable[tuple[str, bytes]]:
+def _inner(uki: pe.Image) -> pe.Image:
     """The kernel inside a UKI is an EFI image of its own, which the firmware measures when the stub loads it."""
-    kernel = uki.section(".linux")
-    if kernel is not None:
-        yield "kernel in the uki", pe.authenticode(pe.parse(kernel, "the kernel in the UKI"), algorithm)
+    return pe.parse(uki.section(".linux") or b"", "the kernel in the UKI")
 
 
 def _gpt(image: ImageFolder) -> bytes:
@@ -202,8 +193,7 @@ def _vtpm(image: ImageFolder, algorithm: str) -> dict[str, Any]:
     """
     uki = pe.parse(image.read(names.UKI), names.UKI)
     bank = pcr.Bank(algorithm)
-    inner = uki.section(".linux") or b""
-    pcr.boot_images(bank, [("uki", uki), ("kernel in the uki", pe.parse(inner, "the kernel in the UKI"))])
+    pcr.boot_images(bank, [("uki", uki), ("kernel in the uki", _inner(uki))])
     pcr.secure_boot(bank, {})
     able = pcr.Bank(algorithm)
     pcr.secure_boot(able, {"SecureBoot": b"\0"})
