@@ -52,7 +52,7 @@ def ccel(events: Iterable[tuple[int, bytes, int, bytes]]) -> bytes:
     return log + b"\xff" * 1000
 
 
-def as_ccel(boot: str) -> bytes:
-    """A recorded log as a TD's."""
-    pairs = into_td(eventlog.parse(raw(boot)).events)
+def as_ccel(log: bytes) -> bytes:
+    """A vTPM's log as a TD's."""
+    pairs = into_td(eventlog.parse(log).events)
     return ccel((rtmr, one.digests["sha384"], one.kind, one.data) for rtmr, one in pairs)

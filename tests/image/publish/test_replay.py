@@ -47,7 +47,7 @@ def events(boot: str) -> list[tuple[int, bytes, int, bytes]]:
 
 @pytest.mark.parametrize("boot", BOOTS)
 def test_a_log_as_predicted_holds_and_names_its_boot(boot: str) -> None:
-    found = judged(recorded.as_ccel(boot))
+    found = judged(recorded.as_ccel(recorded.raw(boot)))
     assert (found.boot, found.holds) == (boot, True)
     assert found.registers["RTMR1"] == tdx.replay(predicted(boot))[1].hex()
     by_text = {one.text: one.holds for one in found.rows}
@@ -78,9 +78,9 @@ def test_an_event_too_many_too_few_or_too_early_does_not_hold() -> None:
 
 
 def test_another_boot_than_the_named_one_does_not_hold() -> None:
-    assert not judged(recorded.as_ccel("disk"), boot="uki").holds
+    assert not judged(recorded.as_ccel(recorded.raw("disk")), boot="uki").holds
     with pytest.raises(ConfigError, match="--boot usb: no such boot"):
-        judged(recorded.as_ccel("disk"), boot="usb")
+        judged(recorded.as_ccel(recorded.raw("disk")), boot="usb")
 
 
 def test_a_vtpm_s_log_against_its_registers() -> None:

@@ -108,6 +108,8 @@ def _algorithms(data: bytes) -> tuple[dict[int, int], int]:
     """Digest sizes by algorithm, and where the events begin."""
     _, kind, _, size = _HEADER.unpack_from(data)
     head = data[_HEADER.size : _HEADER.size + size]
+    if len(head) < size:
+        raise ValueError("its first event reaches behind its end")
     if kind != NO_ACTION or not head.startswith(_SIGNATURE):
         raise ValueError("it does not begin with the event that names its algorithms")
     (count,) = struct.unpack_from("<I", head, 24)
