@@ -9,6 +9,7 @@ from twisted.internet.task import Clock
 
 from peerpods.kube.client import ApiError, LeaderElection
 from peerpods.kube.client.pause import steady
+from peerpods.obs import log
 from tests.kube.client.fakes import HandKube
 
 
@@ -187,6 +188,27 @@ def test_a_callback_that_fails_is_survived():
     assert election.leading
     Deferred.fromCoroutine(election.stop())
     assert log[-1][0] == "stopped" and server.lease["spec"]["holderIdentity"] == ""
+
+
+def test_a_namespace_that_is_not_there_is_said():
+    said = []
+    before = log._State.sink
+    log.set_sink(lambda level, event, fields: said.append((level, event, fields.get("error"))))
+    try:
+
+        def nowhere(call):
+            what = "leases" if call.verb == "get" else "namespaces"
+            raise ApiError(f'{what} "ns" not found', status=404)
+
+        nowhere.mode = "well"
+        clock = Clock()
+        election, told = make(nowhere, clock, "a")
+        election.start()
+        run(clock, 10)
+        assert said == [("warning", "election_failed", 'namespaces "ns" not found')] and told == []
+        Deferred.fromCoroutine(election.stop())
+    finally:
+        log.set_sink(before)
 
 
 def test_stop_before_leading_writes_nothing():

@@ -141,8 +141,9 @@ class LeaderElection:
             try:
                 written = await self._write(wish)
             except ApiError as error:
-                if not (error.conflict or error.already_exists or error.not_found):
-                    raise
+                lost_race = error.conflict or error.already_exists
+                if not (lost_race or (error.not_found and "resourceVersion" in wish["metadata"])):
+                    raise  # also 404 for a new lease: there is no such namespace
                 self._core.unsure()
                 await self._look()
                 continue
