@@ -200,6 +200,36 @@ def test_what_a_provider_must_not_raise_is_an_error_in_words() -> None:
     assert isinstance(error, CloudError) and "defect" in str(error)
 
 
+def test_what_the_credentials_files_hold_is_in_no_words(tmp_path: Path) -> None:
+    """A cloud may quote what it was given; the words come into events and objects that users read."""
+    (tmp_path / "CLOUD_TOKEN").write_text("s3cret-token\n")
+    (tmp_path / "LIBVIRT_MIN_MEMORY").write_text("s3cret-size")
+    wrong = Maker(Configuration(folder=str(tmp_path)))
+    (error,) = wrong.use(name="libvirt")
+    assert isinstance(error, ConfigError) and "LIBVIRT_MIN_MEMORY" in str(error) and "s3cret" not in str(error)
+
+    async def quotes(cloud: Cloud) -> None:
+        async def call() -> None:
+            raise CloudError("401 for token s3cret-token", kind=CloudFailure.DENIED, remedy="mend s3cret-token")
+
+        await cloud.call("list", call(), 5)
+
+    async def breaks(cloud: Cloud) -> None:
+        async def call() -> None:
+            raise ValueError("s3cret-token")
+
+        await cloud.call("list", call(), 5)
+
+    maker = Maker(Configuration(folder=str(tmp_path)))
+    for work in (quotes, breaks):
+        (error,) = maker.use(work)
+        assert isinstance(error, CloudError) and "(secret)" in str(error) and "s3cret" not in str(error)
+    failing = Maker(Configuration(folder=str(tmp_path)))
+    failing.error = CloudError("no login with s3cret-token", kind=CloudFailure.DENIED)
+    (error,) = failing.use()
+    assert str(error) == "no login with (secret)"
+
+
 def test_words_for_an_unknown_provider() -> None:
     assert unknown_provider("memory", "shop") == ""
     assert "'libvirt'" in unknown_provider("libvrt", "shop") and "shop" in unknown_provider("libvrt", "shop")

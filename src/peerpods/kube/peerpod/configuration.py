@@ -22,6 +22,8 @@ from peerpods.errors import ConfigError
 
 FILES_MAX, FILE_MAX = 256, 1 << 16
 """Files of a folder that are looked at, and bytes of each."""
+HIDE_MIN = 4
+"""Characters from which a file's value is cut out of words; shorter ones would tear ordinary words."""
 
 
 def read_folder(folder: Path) -> dict[str, str]:
@@ -87,14 +89,26 @@ class Configuration:
             raise ConfigError(str(error)) from None
         found = resolve(settings_class, flags={}, environ=environ, table=table, table_name=f"provider.{name}")
         if found.settings is None:
+            # The files are a Secret, and these words come into events and objects that users read.
+            files = self.files(name)
             raise ConfigError(
-                "; ".join(str(mistake) for mistake in found.mistakes),
+                "; ".join(
+                    str(attrs.evolve(one, value="(a value of a file)") if one.value and one.setting in files else one)
+                    for one in found.mistakes
+                ),
                 setting=f"provider.{name}",
                 remedy=f"mend the settings of provider {name} of peerpod-ctrl; they are read again at the next try",
             )
         # SDKs read credentials from files and variables of their own: any change among ours makes the provider anew.
         parts = (attrs.astuple(found.settings), sorted(environ.items()))
         return Configured(found.settings, hashlib.sha256(repr(parts).encode()).hexdigest())
+
+    def hidden(self, name: str, text: str) -> str:
+        """Text without the values of the files: a cloud may quote what it was given."""
+        values = {value.strip() for value in self.files(name).values()}
+        for value in sorted((one for one in values if len(one) >= HIDE_MIN), key=len, reverse=True):
+            text = text.replace(value, "(secret)")
+        return text
 
     def named(self) -> list[str]:
         """Providers that have a table in the file or a subfolder, in order of name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -90,7 +91,7 @@ class Providers:
             made = await self._ready(slot)
             made.users += 1
             try:
-                return await work(Cloud(made.provider, self._reactor))
+                return await work(Cloud(made.provider, self._reactor, partial(self._hide, name)))
             except PeerPodError as error:
                 slot.denied = slot.denied or is_unusable(error)
                 raise
@@ -116,10 +117,16 @@ class Providers:
             try:
                 return await self._current(slot, now)
             except PeerPodError as error:
+                self._hide(slot.name, error)
                 slot.failure, slot.failed_at = error, now
                 raise
         finally:
             slot.lock.release()
+
+    def _hide(self, name: str, error: PeerPodError) -> None:
+        """Take what the credentials' files hold out of an error: its words come into events that users read."""
+        error.message = self.configuration.hidden(name, error.message)
+        error.remedy = self.configuration.hidden(name, error.remedy) if error.remedy else error.remedy
 
     async def _current(self, slot: _Slot, now: float) -> _Made:
         if self._stopped:
@@ -175,6 +182,7 @@ class Cloud:
 
     provider: Provider
     _reactor: Any
+    _hide: Callable[[PeerPodError], None] = attrs.field(default=lambda _: None)
 
     async def call(self, name: str, call: Coroutine[Any, Any, T], seconds: float) -> T:
         """Await a call of the provider.
@@ -190,10 +198,13 @@ class Cloud:
             raise
         except PeerPodError as error:
             result = error.kind.value if isinstance(error, CloudError) else type(error).__name__
+            self._hide(error)
             raise
         except Exception as error:
             result = "bug"
-            raise CloudError(f"{self.provider.name} {name} failed: {error!r}", remedy=DEFECT) from error
+            wrong = CloudError(f"{self.provider.name} {name} failed: {error!r}", remedy=DEFECT)
+            self._hide(wrong)
+            raise wrong from error
         else:
             result = "ok"
             return value
