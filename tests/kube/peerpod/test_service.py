@@ -13,6 +13,7 @@ from peerpods.kube.client import ApiError, PatchKind
 from peerpods.kube.objects.peerpod import parse
 from peerpods.kube.objects.resources import CRDS, DEPLOYMENTS, LEASES, NAMESPACES, PEER_PODS, PODS
 from peerpods.kube.peerpod import deletion
+from peerpods.kube.peerpod.asking import get_or_none
 from peerpods.kube.peerpod.service import READY
 from peerpods.obs import ready
 from tests.kube.double import Double
@@ -290,6 +291,28 @@ async def test_only_our_deployment_goes(stage: Stage, double: Double) -> None:
     await service.stopService()
     assert set(stage.cloud.records) == {vm}
     assert await stage.gone(PEER_PODS, name) and not await stage.gone(PEER_PODS, kept)
+
+
+@pytest.mark.parametrize("place", ["double"], indirect=True)
+@in_reactor
+async def test_our_deployment_is_asked_for_until_it_is_known(
+    stage: Stage, double: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its deletion before ours would not be noticed at our end."""
+    asked: list[Any] = []
+
+    async def away_at_first(*what: Any) -> Any:
+        asked.append(what)
+        if len(asked) == 1:
+            raise ApiError("the API server is away", status=503)
+        return await get_or_none(*what)
+
+    monkeypatch.setattr("peerpods.kube.peerpod.service.get_or_none", away_at_first)
+    double.seed(DEPLOYMENTS, {"metadata": {"name": "peerpod-ctrl", "namespace": stage.namespace}})
+    service = stage.controller()
+    await service.startService()
+    await stage.until(lambda: service._had_deployment is True)
+    await service.stopService()
 
 
 @pytest.mark.parametrize("place", ["double"], indirect=True)

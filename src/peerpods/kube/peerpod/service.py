@@ -83,7 +83,7 @@ class PeerPodCtrl(Service):
         self._clock = clock
         # Two replicas of one identity would both lead: a name of this process alone.
         self._identity = f"{settings.identity or socket.gethostname()}_{secrets.token_hex(4)}"
-        self._had_deployment = False
+        self._had_deployment: bool | None = None  # not known
         self._leads = self._led = self._ending = False
         self._sweeping: Deferred[None] | None = None
         self._timers: list[LoopingCall] = []
@@ -145,11 +145,7 @@ class PeerPodCtrl(Service):
         """Both stores are complete: from here on an absent node is absent."""
         if not self.running or self._ending:
             return
-        try:
-            own = await get_or_none(self.kube, DEPLOYMENTS, self.settings.deployment, self.settings.namespace)
-            self._had_deployment = own is not None
-        except ApiError as error:
-            log.warning("own_deployment_not_known", error=str(error))
+        await self._know_deployment()
         ready.mark(READY)
         self._every(self.settings.sweep_every, self._sweep)
         if not self.settings.leader_elect:
@@ -165,6 +161,16 @@ class PeerPodCtrl(Service):
             on_stopped=self._follow,
         )
         self._election.start()
+
+    async def _know_deployment(self) -> None:
+        """Look, once it can be told, whether a Deployment runs us."""
+        if self._had_deployment is not None:
+            return
+        try:
+            own = await get_or_none(self.kube, DEPLOYMENTS, self.settings.deployment, self.settings.namespace)
+            self._had_deployment = own is not None
+        except ApiError as error:
+            log.warning("own_deployment_not_known", error=str(error))
 
     # -- leading
 
@@ -188,6 +194,7 @@ class PeerPodCtrl(Service):
             await keep(self.kube, PEER_POD_CTRL, self.settings.namespace)
         except ApiError as error:  # the next leader does it
             log.warning("rights_not_kept", error=str(error))
+        await self._know_deployment()
 
     async def _follow(self) -> None:
         """The lease is lost: stop acting, unless the installation goes and the lease went with it."""
@@ -255,7 +262,7 @@ class PeerPodCtrl(Service):
         await self.kube.close()
 
     async def _look_around(self) -> final.Around:
-        look = final.look_around(self.kube, self.settings, had_deployment=self._had_deployment)
+        look = final.look_around(self.kube, self.settings, had_deployment=bool(self._had_deployment))
         try:
             return await bounded(self._reactor, look, LOOK_TIMEOUT, "looking at the installation")
         except PeerPodError as error:
