@@ -140,6 +140,16 @@ def test_the_reference_values_are_what_the_service_takes(make_image: Maker) -> N
     assert all(isinstance(value, str) for allowed in values.values() for value in allowed)
 
 
+def test_the_reference_values_of_tdx_name_what_its_event_log_shows(make_image: Maker) -> None:
+    image = make_image(tee="tdx")
+    values, boots = image.json("rvps.json")["values"], image.json("measurements.json")["tdx"]["boots"]
+    digests = {boot: {one["name"]: one["digest"] for one in found["events"]} for boot, found in boots.items()}
+    assert set(values["tdvfkernel"]) == {digests["uki"]["uki"], digests["kernel"]["kernel"]}
+    assert set(values["tdvfkernelparams"]) == {one["command line"] for one in digests.values()}
+    assert set(values["rtmr_1"]) == {boots[boot]["rtmr"]["1"] for boot in ("uki", "kernel", "disk")}
+    assert len(values["rtmr_1"]) == 3
+
+
 def test_a_debug_image_shares_no_reference_value_with_a_release(make_image: Maker) -> None:
     debug_line = b"console=ttyS0 ro systemd.log_level=info\n"
     prod, debug = make_image("prod"), make_image("debug", profile="debug", cmdline=debug_line)

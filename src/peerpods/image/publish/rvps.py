@@ -30,10 +30,15 @@ def reference_values(measured: Mapping[str, Any]) -> dict[str, list[str]]:
     tdx = measured.get("tdx", {})
     for firmware in tdx.get("firmware", {}).values():
         add("mr_td", *firmware["mrtd"].values())
-    for boot in tdx.get("boots", {}).values():
+    for name, boot in tdx.get("boots", {}).items():
         for index in ("1", "2"):
             if index in boot["rtmr"]:
                 add(f"rtmr_{index}", boot["rtmr"][index])
+        for one in boot["events"]:
+            if one["name"] == "command line":
+                add("tdvfkernelparams", one["digest"])
+            if one["name"] == name:  # the program that -kernel names: "uki", "kernel"; a disk boot has none
+                add("tdvfkernel", one["digest"])
     vtpm = measured.get("vtpm", {}).get("sha256")
     if vtpm:
         tee = str(measured["image"]["name"]).partition("-")[0]
