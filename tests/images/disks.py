@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import subprocess
+import zlib
 from pathlib import Path
 from uuid import UUID
 
@@ -90,3 +92,27 @@ def root_hash(disk: Path, flip: int | None = None) -> str:
         groups = [b"".join(digests[at : at + fit]) for at in range(0, len(digests), fit)]
         digests = [facts.hash(group.ljust(facts.hash_block, b"\0")) for group in groups]
     return digests[0].hex()
+
+
+def renamed(disk: Path, target: Path, kind: UUID) -> Path:
+    """A copy of a disk in which the partition of this type has another identity; both partition tables are right."""
+    subprocess.run(["cp", "--sparse=always", disk, target], check=True)
+    with target.open("r+b") as file:
+        for place in (SECTOR, target.stat().st_size - SECTOR):
+            file.seek(place)
+            header = bytearray(file.read(SECTOR))
+            assert header[:8] == b"EFI PART"
+            start, count, size = struct.unpack_from("<QII", header, 72)
+            file.seek(start * SECTOR)
+            table = bytearray(file.read(count * size))
+            at = next(at for at in range(0, len(table), size) if UUID(bytes_le=bytes(table[at : at + 16])) == kind)
+            table[at + 16] ^= 1  # its own identity follows its type
+            struct.pack_into("<I", header, 88, zlib.crc32(table))
+            length = struct.unpack_from("<I", header, 12)[0]
+            struct.pack_into("<I", header, 16, 0)
+            struct.pack_into("<I", header, 16, zlib.crc32(header[:length]))
+            file.seek(start * SECTOR)
+            file.write(table)
+            file.seek(place)
+            file.write(header)
+    return target

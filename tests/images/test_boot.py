@@ -104,7 +104,14 @@ class Boots:
 
     def changed(self, name: str, image: Path, offset: int) -> Boot:
         """With one bit of the disk changed."""
-        disk = flipped(image / "podvm.raw", self.folder / f"{name}.raw", offset)
+        return self.once(name, flipped(image / "podvm.raw", self.folder / f"{name}.raw", offset))
+
+    def other(self, name: str, image: Path) -> Boot:
+        """With the hash tree's partition named for another root hash."""
+        return self.once(name, disks.renamed(image / "podvm.raw", self.folder / f"{name}.raw", disks.HASHES))
+
+    def once(self, name: str, disk: Path) -> Boot:
+        """Until it powers off; then the disk is removed."""
         try:
             return self.ends(name, disk, tpm=True)
         finally:
@@ -144,6 +151,8 @@ def boots(image: Path, release: Path, scratch: Path) -> Iterator[Boots]:
                 parts[disks.HASHES].offset + disks.superblock(image / "podvm.raw").hash_block + 7,
             ),
         }
+        jobs["superblock"] = (found.changed, "superblock", image, parts[disks.HASHES].offset)
+        jobs["missing"] = (found.other, "missing", image)
         for name, (call, *words) in jobs.items():
             found.running[name] = pool.submit(call, *words)  # type: ignore[arg-type]
         for name, folder in (("bare", image), ("release", release)):
@@ -210,6 +219,14 @@ def test_a_changed_bit_of_root_or_hash_tree_ends_the_boot(boots, name):
     assert "is corrupted" in seen.console
     assert seen.measured == {}
     assert '"room"' not in seen.console
+
+
+@pytest.mark.parametrize(("name", "failed"), [("missing", ""), ("superblock", "systemd-veritysetup@root.service")])
+def test_without_a_verity_root_the_initrd_says_so_and_powers_off(boots, name, failed):
+    seen = boots.of(name)
+    assert "peerpods stopped: the root cannot be used: no disk has the root hash of the command line" in seen.console
+    assert failed in seen.console
+    assert seen.measured == {}
 
 
 def test_the_root_hash_of_the_command_line_is_the_disks_and_no_bit_of_the_root_can_change(image):

@@ -57,22 +57,6 @@ class Partition:
     roothash: str
 
 
-def initrd(base: SystemBase, tools: Tools, work: Path) -> None:
-    """work/initrd.img by dracut: finds the disk, opens the verity root, hands over. The same bytes each time."""
-    data = inputs.DATA
-    modules = tools.folder / "usr/lib/modules" / base.release
-    if not modules.exists():
-        modules.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(base.kernel / "usr/lib/modules" / base.release, modules, symlinks=True)
-    tools.run(
-        work, "dracut", "--quiet", "--reproducible", "--no-hostonly", "--no-hostonly-cmdline", "--kver", base.release,
-        "--force", "--zstd", "--modules", " ".join(data["dracut"]["modules"]), "--drivers",
-        " ".join(data["modules"]["system_initrd"]), "/work/initrd.img",
-        environment={"DRACUT_NO_MKNOD": "1"},  # only a root outside of containers could; the kernel has its own nodes
-    )  # fmt: skip
-    (work / "initrd.img").chmod(0o644)
-
-
 def _repart(tools: Tools, work: Path, definitions: dict[str, str], target: str) -> list[Partition]:
     folder = work / f"{target}.d"
     folder.mkdir()

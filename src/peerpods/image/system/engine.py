@@ -23,7 +23,7 @@ from peerpods.image.publish.folder import ImageFolder
 from peerpods.image.publish.publish import publish
 from peerpods.image.run import need
 from peerpods.image.system import base as layers
-from peerpods.image.system import disk, lock, packages, sizes, tools, tree
+from peerpods.image.system import disk, initrd, lock, packages, sizes, tools, tree
 from peerpods.image.system.base import SystemBase
 from peerpods.image.system.tools import Tools
 from peerpods.image.umask import usual_umask
@@ -124,7 +124,7 @@ def _assemble(order: Order, base: SystemBase, toolbox: Tools, scratch: Path, pro
         tree.make(base, toolbox, order.variant, order.agent, work / "root")
         parts = sizes.by_purpose(work / "root", base.owners)
     with progress.step("initrd"):
-        disk.initrd(base, toolbox, work)
+        initrd.make(base, toolbox, work)
     with progress.step("erofs and verity"):
         roothash, partitions = disk.root_partitions(toolbox, work)
     with progress.step("UKI and disk"):

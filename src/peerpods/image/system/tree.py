@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from peerpods.errors import LocalFailure
 from peerpods.image import inputs, pause, tree, units
 from peerpods.image.agentkind import Agent
 from peerpods.image.base import PYTHON_PACKAGES
@@ -35,6 +36,7 @@ LINKS = {
 }
 FILES = {
     **inputs.DATA["files"],
+    **inputs.DATA["system_files"],
     "etc/modprobe.d/peerpods.conf": "".join(f"blacklist {name}\n" for name in inputs.DATA["modules"]["denied"]),
 }
 
@@ -66,6 +68,7 @@ def lay_down(base: SystemBase, tools: Tools, variant: Variant, agent: Agent, roo
             tree.link(root / "usr/bin" / name, "busybox")
     for file in (*(GUEST / "system").iterdir(), GUEST / "lean.py"):
         tree.write(root / "usr/lib/peerpods" / file.name, file.read_bytes())
+    _names_later(root / UNITS / "systemd-resolved.service")
     for unit in units.for_image(variant, agent.kind):
         tree.write(root / UNITS / unit.name, units.render(unit).encode())
     enabled = {f"{UNITS}/{path}": target for path, target in units.links(units.for_image(variant, agent.kind)).items()}
@@ -83,6 +86,15 @@ def finish(root: Path) -> None:
         shutil.rmtree(root / name, ignore_errors=True)
     tree.modes(root)
     (root / "etc/shadow").chmod(0o600)
+
+
+def _names_later(unit: Path) -> None:
+    """Let nothing wait for the resolver of names: the forwarder needs none, and on one CPU it would take its turn."""
+    before = "\nBefore=sysinit.target network.target "
+    text = unit.read_text()
+    if before not in text:
+        raise LocalFailure(f"{unit.name} of Debian is not ordered as it was", remedy="look at system/tree.py")
+    unit.write_text(text.replace(before, "\nBefore="))
 
 
 def os_release(variant: Variant, agent: Agent) -> str:
@@ -127,16 +139,19 @@ def _modules(base: SystemBase, variant: Variant, root: Path, tools: Tools) -> No
     """The wanted modules with what they depend on, in the tree's own folders, and depmod's tables."""
     release = base.release
     source = base.kernel / "usr/lib/modules" / release
-    names = tools.run(
-        base.kernel, "modprobe", "-d", "/work", "-S", release, "-a", "--show-depends", "--ignore-install",
-        *variant.modules(),
-    )  # fmt: skip
     target = root / "usr/lib/modules" / release
-    wanted = {line.split()[1] for line in names.splitlines() if line.startswith("insmod ")}
-    for path in sorted(wanted):
-        inside = path.partition(f"/{release}/")[2]
-        tree.write(target / inside, (source / inside).read_bytes())
+    for name in with_dependencies(base, tools, variant.modules()):
+        tree.write(target / name, (source / name).read_bytes())
     for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
     tools.run(root, "depmod", "-b", "/work", release)
+
+
+def with_dependencies(base: SystemBase, tools: Tools, names: list[str]) -> list[str]:
+    """Files of these modules and of all that they depend on, relative to the folder of the kernel's modules, sorted."""
+    lines = tools.run(
+        base.kernel, "modprobe", "-d", "/work", "-S", base.release, "-a", "--show-depends", "--ignore-install", *names
+    ).splitlines()
+    wanted = {line.split()[1] for line in lines if line.startswith("insmod ")}
+    return sorted(path.partition(f"/{base.release}/")[2] for path in wanted)

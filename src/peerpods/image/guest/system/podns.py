@@ -7,7 +7,8 @@ sys.path[:0] = ["/usr/lib/python3/dist-packages", "/usr/lib/peerpods"]
 
 import lean  # noqa: E402
 
-lean.install()  # the node's half of podnet wants Twisted
+# Not the package's own __init__: with it come the node's half and Twisted.
+lean.stand_in("peerpods.podnet", __path__=["/usr/lib/python3/dist-packages/peerpods/podnet"])
 
 from peerpods.errors import PeerPodError  # noqa: E402
 from peerpods.podnet.building import build  # noqa: E402
