@@ -44,6 +44,7 @@ def test_what_fits_no_image_is_refused(words: list[str]) -> None:
         (["--tee", "none", "--profile", "prod"], "needs a kata-agent release"),
         (["--tee", "none", "--arch", "s390x", "--profile", "debug"], "only amd64 is built from packages"),
         (["--profile", "debug", "--signing-key", "/nonexistent"], "/nonexistent cannot be read"),
+        (["--profile", "debug", "--twice"], "--twice is for PROFILE=local"),
     ],
 )
 def test_wrong_options_give_one_line_and_leave_nothing(

@@ -31,12 +31,19 @@ def wanted(options: argparse.Namespace) -> Variant:
     kata-agent release and prod-test without one.
 
     Raises:
-        ConfigError: TEE, architecture and profile fit no image.
+        ConfigError: TEE, architecture and profile fit no image, or it cannot be built as asked.
     """
     tee = options.tee or "none"
     facts = inputs.DATA["tees"].get(tee, {})
     default = "local" if tee == "none" else "prod" if options.kata_agent else "prod-test"
-    return variant.choose(tee, options.arch or facts.get("architectures", ["amd64"])[0], options.profile or default)
+    found = variant.choose(tee, options.arch or facts.get("architectures", ["amd64"])[0], options.profile or default)
+    if options.twice and found.layout != "minimal":
+        raise ConfigError(
+            f"--twice is for PROFILE=local, not for {found.name}",
+            setting="twice",
+            remedy="build with --out, again with another --out and --cache, and compare: peerpods image diff A B",
+        )
+    return found
 
 
 def build(
