@@ -7,6 +7,7 @@ from pathlib import Path
 
 import attrs
 
+from peerpods.errors import ConfigError
 from peerpods.image import inputs, variant
 from peerpods.image.agentkind import Agent
 from peerpods.image.progress import Progress
