@@ -89,7 +89,9 @@ def _do(options: argparse.Namespace, progress: Progress) -> None:
     strict = lock.strict(options.lock)
     if (wanted := matrix.wanted(options)).layout == "system":
         _system(wanted, options, agent, progress)
-    elif options.twice:
+        return
+    lock.load("amd64", strict=strict)  # what is wrong with it is said before the work
+    if options.twice:
         print(json.dumps(build.twice(options.cache, _agent_options(options), progress), indent=1))
     elif options.out:
         base = options.base or options.cache / f"image-base-{key.base_key()}"
@@ -152,7 +154,6 @@ def _trial(image: Path) -> str:
 
 
 def _make(cache: Path, agent: agentkind.Agent, strict: bool, progress: Progress) -> None:
-    lock.load("amd64", strict=strict)  # before the work
     known = (build.folder_for(cache, agent) / "SHA256SUMS").exists()
     folder = build.image(cache, agent, progress)
     _locked(cache / f"image-base-{key.base_key()}", strict, progress)

@@ -10,7 +10,7 @@ import pytest
 from peerpods.errors import ConfigError, Refused
 from peerpods.image import inputs
 from peerpods.image.publish import provenance
-from peerpods.image.system import lock, relock
+from peerpods.image.system import lock, packages, relock
 from peerpods.image.variant import choose
 
 A, B = "a" * 64, "b" * 64
@@ -89,6 +89,29 @@ def test_pins_are_the_packages_of_both_and_no_wheels() -> None:
     assert [pin.name for pin in LOCKS.pins()] == ["erofs-utils", "libc6", "systemd"]
 
 
+def test_the_compiler_of_firmware_is_looked_for_by_its_own_name_and_not_pinned() -> None:
+    """Its tree may be of another day, so its versions may be others."""
+    locks = lock.Locks(image=LOCKED, tools=f"{TOOLS}firmware/gcc 4:14 {A}\nfirmware/libc6 2.41-13 {B}\n")
+    assert locks.pins() == LOCKS.pins()
+    assert locks.names() == {"erofs-utils", "libc6", "systemd", "gcc"}
+    lock.present(locks, [*ARCHIVE, *described(("gcc", "4:14", A))])
+    with pytest.raises(ConfigError, match=r"1 package of the lock are gone .*: firmware/gcc \(no such package\)"):
+        lock.present(locks, ARCHIVE)
+
+
+def test_what_firmware_is_made_of_stands_among_the_tools(tmp_path: Path) -> None:
+    folder = tmp_path / "firmware-snp"
+    folder.mkdir()
+    said = {"tools": [f"gcc 4:14 {A}"], "source": {"edk2_2025.02.orig.tar.xz": B}}
+    (folder / "firmware.json").write_text(json.dumps(said))
+    found = packages.firmware_lock({"OVMF.amdsev.fd": folder / "OVMF.amdsev.fd", "own.fd": tmp_path / "own.fd"})
+    assert found == f"firmware/edk2_2025.02.orig.tar.xz {B}\nfirmware/gcc 4:14 {A}\n"
+    held = lock.Locks(image="", tools=found)
+    assert lock.check(held, "", found, strict=True) == ""
+    with pytest.raises(ConfigError, match=r"edk2-2025\.02"):
+        lock.check(held, "", found.replace(B, A), strict=True)
+
+
 @pytest.mark.parametrize("gone", [0, 1])
 def test_no_lock(folder: Path, gone: int) -> None:
     lock.files("amd64")[gone].unlink()
@@ -134,6 +157,10 @@ def test_the_locks_in_the_tree_hold_what_every_image_asks_for() -> None:
                 assert choose(tee, "amd64", profile).packages().keys() <= names[0]
     for layout in ("system", "minimal"):
         assert set(inputs.DATA["tools"][layout]) <= names[1]
+    firmware = inputs.DATA["pins"]["firmware"]
+    assert {f"firmware/{name}" for name in firmware["tools"]} <= names[1]
+    for name in (firmware["source"], firmware["stock"]["package"]):
+        assert [line for line in names[1] if line.startswith(f"firmware/{name}_")]
 
 
 def test_each_set_of_packages_is_looked_at_once() -> None:

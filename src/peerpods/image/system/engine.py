@@ -99,14 +99,19 @@ def _layers(
         archive.update()
     with progress.step("choosing packages"):
         if locks and order.strict:
-            lock.present(locks, archive.stanzas([pin.name for pin in locks.pins()]))
+            lock.present(locks, archive.stanzas(locks.names()))
         chosen = packages.choose(order.variant, archive, order.cache)
-        drift = lock.check(locks, chosen.lock(), chosen.tools_lock(), strict=order.strict)
+        by = chosen.tools_lock() + packages.firmware_lock(order.firmware)
+        drift = lock.check(locks, chosen.lock(), by, strict=order.strict)
     if drift:
         progress.say(drift)
     toolbox = tools_tree(order.cache, chosen.tools, archive, progress)
     found = _key([base_key(order.variant), chosen.lock(), chosen.tools_lock()])
     base = layers.make(order.cache / f"image-system-{found}", chosen, archive, toolbox, progress)
+    modules = toolbox.folder / "usr/lib/modules" / base.release  # where dracut looks for them
+    if not modules.exists():
+        with fresh(modules) as scratch:
+            shutil.copytree(base.kernel / "usr/lib/modules" / base.release, scratch, symlinks=True, dirs_exist_ok=True)
     for folder in (toolbox.folder, base.folder):
         prune.used(folder)
     return base, toolbox, drift
@@ -142,7 +147,7 @@ def _assemble(order: Order, base: SystemBase, toolbox: Tools, scratch: Path, pro
     (scratch / "cmdline").write_text(line + "\n")
     (scratch / "roothash").write_text(roothash + "\n")
     (scratch / "packages.lock").write_text(base.lock)
-    (scratch / "tools.lock").write_text(toolbox.lock)
+    (scratch / "tools.lock").write_text(toolbox.lock + packages.firmware_lock(order.firmware))
     for name, file in order.firmware.items():
         target = scratch / "firmware" / name
         target.parent.mkdir(exist_ok=True)

@@ -11,6 +11,8 @@ from peerpods.errors import ConfigError, Refused
 from peerpods.image import debian, key
 from peerpods.image.publish.sbom import parse_lock
 
+FIRMWARE = "firmware/"
+"""Before the names of what firmware is made of and by, in tools.lock: a tree of its own, perhaps of another day."""
 FOLDER = key.ENGINE / "locks"
 WORDS = ("strict", "anew")
 _REMEDY = "take them from a snapshot archive, or refresh with `make lock` and build a new release"
@@ -35,9 +37,17 @@ class Locks:
     tools: str
 
     def pins(self) -> list[debian.Listed]:
-        """Every .deb of them, sorted."""
+        """Every .deb of image and tools, sorted: what is chosen in a strict build."""
+        return [one for one in self.debs() if not one.name.startswith(FIRMWARE)]
+
+    def debs(self) -> list[debian.Listed]:
+        """These and the .debs that firmware is compiled by, sorted; the latter's names begin with FIRMWARE."""
         parts = (*parse_lock(self.image), *parse_lock(self.tools))
         return sorted({debian.Listed(one.name, one.version, one.sha256) for one in parts if "pkg:deb/" in one.purl})
+
+    def names(self) -> set[str]:
+        """The archive's names of all .debs."""
+        return {one.name.removeprefix(FIRMWARE) for one in self.debs()}
 
 
 def files(arch: str) -> tuple[Path, Path]:
@@ -86,10 +96,11 @@ def present(locks: Locks, described: Iterable[Mapping[str, str]]) -> None:
         versions.setdefault(one["Package"], set()).add(one["Version"])
         digests.add((one["Package"], one["Version"], one.get("SHA256", "")))
     gone = []
-    for pin in locks.pins():
-        if (pin.name, pin.version, pin.sha256) in digests:
+    for pin in locks.debs():
+        name = pin.name.removeprefix(FIRMWARE)
+        if (name, pin.version, pin.sha256) in digests:
             continue
-        known = versions.get(pin.name)
+        known = versions.get(name)
         if not known:
             gone.append(f"{pin.name} (no such package)")
         elif pin.version in known:

@@ -1,14 +1,20 @@
-"""Which packages an image is made of and by: chosen from the archive's signed lists before anything is downloaded."""
+"""Which packages an image is made of and by: chosen from the archive's signed lists before anything is downloaded.
+
+What its firmware is made of and by stands beside them in tools.lock.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import attrs
 
 from peerpods.image import debian, inputs, key, wheels
 from peerpods.image.debian import Listed
+from peerpods.image.firmware import build as firmware
+from peerpods.image.firmware.source import SourceArchive
+from peerpods.image.system.lock import FIRMWARE
 from peerpods.image.variant import Variant
 
 
@@ -58,3 +64,27 @@ def choose(variant: Variant, archive: debian.Archive, cache: Path) -> Chosen:
         wheels=wheels.fetch(key.REQUIREMENTS, cache / f"image-wheels-{key.requirements_key()}"),
         tools=[found[name] for name in tools],
     )
+
+
+def firmware_lock(files: Mapping[str, Path]) -> str:
+    """Lines of tools.lock about firmware files of the cache: packages of the compiler's tree, archives of the source.
+
+    A file that the cache did not make has none.
+    """
+    lines: set[str] = set()
+    for file in files.values():
+        if (file.parent / firmware.FACTS).exists():
+            said = firmware.facts(file)
+            lines |= {f"{FIRMWARE}{line}" for line in said["tools"]}
+            lines |= {f"{FIRMWARE}{name} {digest}" for name, digest in said["source"].items()}
+    return "".join(f"{line}\n" for line in sorted(lines))
+
+
+def firmware_of_today(archive: SourceArchive) -> str:
+    """The same lines for the firmware of every TEE, from the archive's lists."""
+    pins = inputs.DATA["pins"]["firmware"]
+    stock = archive.listed([pins["stock"]["package"]])[pins["stock"]["package"]]
+    files = {**archive.source(pins["source"]).digests(), stock["file"]: stock["hash"].partition(":")[2]}
+    lines = [one.lock_line() for one in archive.resolve(archive.closure(pins["tools"]))]
+    lines += [f"{name} {digest}" for name, digest in files.items()]
+    return "".join(f"{FIRMWARE}{line}\n" for line in sorted(lines))

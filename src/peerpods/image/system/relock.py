@@ -11,10 +11,11 @@ from typing import Any
 from peerpods.errors import Refused
 from peerpods.image import build as minimal
 from peerpods.image import debian, inputs
+from peerpods.image.firmware.source import SourceArchive
 from peerpods.image.place import alone
 from peerpods.image.progress import Progress
 from peerpods.image.system import lock
-from peerpods.image.system.packages import Chosen, choose
+from peerpods.image.system.packages import Chosen, choose, firmware_of_today
 from peerpods.image.variant import Variant
 from peerpods.image.variant import choose as variant_of
 
@@ -59,9 +60,13 @@ def run(options: argparse.Namespace, progress: Progress) -> str:
         for one in variants():
             with progress.step(f"choosing the packages of {one.name} and of all like it"):
                 chosen.append(choose(one, archive, options.cache))
+        with progress.step("choosing the source and the compiler of the firmware"):
+            sources = SourceArchive(options.cache / "firmware-apt")
+            sources.update()
+            firmware = firmware_of_today(sources)
         meta = "".join(one.lock_line() + "\n" for one in archive.resolve([inputs.KERNEL]))
     new = lock.Locks(image=lock.merge([meta, *(one.lock() for one in chosen)]),
-                     tools=lock.merge(one.tools_lock() for one in chosen))  # fmt: skip
+                     tools=lock.merge([firmware, *(one.tools_lock() for one in chosen)]))  # fmt: skip
     with suppress(Refused):  # a corrupt one is replaced
         if (old := lock.load(ARCH, strict=False)) is not None:
             progress.say(lock.check(old, new.image, new.tools, strict=False) or "no package differs from its lock")
