@@ -1,4 +1,4 @@
-"""TEE=se from given files: the folder of an image, without the root and the machine to make it with.
+"""The container of TEE=se, and TEE=se from given files: an image's folder without its root (root.py has that one too).
 
 What is made here: the boot image for verified hosts, its header, measurements, bills of materials, provenance and
 signature. What is not: kernel, initrd and the loaders are taken as they are given, and no such image was ever booted
@@ -11,7 +11,6 @@ import datetime
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from peerpods.errors import ConfigError
 from peerpods.image import inputs
 from peerpods.image.measure import se, se_image
+from peerpods.image.place import fresh
 from peerpods.image.publish import folder as names
 from peerpods.image.publish.folder import ImageFolder
 from peerpods.image.publish.publish import publish
@@ -96,8 +96,43 @@ def build(
         Refused: a document does not hold, or the parts make no image.
     """
     variant = choose("se", "s390x", order.profile)
-    files = {name: _read(name, getattr(order.files, name)) for name in _SIZES}
     lock = order.files.lock.read_text() if order.files.lock else ""
+    if (order.out / names.RAW).exists():
+        raise ConfigError(
+            f"{order.out} has a root disk, which would be removed",
+            setting="out",
+            remedy="name another folder with --out",
+        )
+    sealed = seal(order, now, say, keys)
+    with fresh(order.out) as scratch:
+        _lay_down(scratch, sealed, lock)
+        facts = manifest(variant, order.agent, scratch, sealed.host_keys)
+        (scratch / names.MANIFEST).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+        publish(ImageFolder(scratch), order.signing_key, say)
+        keep(order, sealed, say)
+    say(NOT_SHOWN)
+    return order.out
+
+
+@attrs.frozen(kw_only=True)
+class Sealed:
+    """The boot image, not written yet."""
+
+    parts: se_image.Parts
+    made: se_image.SeImage
+    host_keys: list[str]
+    """Digests of the keys of the hosts it is for, in hex."""
+    secret: se.HeaderKeys = attrs.field(repr=False)
+
+
+def seal(
+    order: Order,
+    now: datetime.datetime,
+    say: Callable[[str], None],
+    keys: Callable[[], se.HeaderKeys] = se.HeaderKeys.fresh,
+) -> Sealed:
+    """Verify the hosts and encrypt for them; arguments and errors as `build`. Writes nothing."""
+    files = {name: _read(name, getattr(order.files, name)) for name in _SIZES}
     _check_keys_folder(order)
     say("verifying the host key documents")
     trust = hostkeys.read_trust(order.hosts.root, order.hosts.certificates, order.hosts.lists)
@@ -113,30 +148,27 @@ def build(
     secret = keys()
     encryption = se_image.Encryption(os.urandom(64))
     made = se_image.write_image(parts, loaders, hosts, secret, encryption, plaintext_flags=PLAINTEXT_FLAGS)
-    scratch = order.out.with_name(order.out.name + ".new")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
-        _lay_down(scratch, parts, made, lock)
-        facts = manifest(variant, order.agent, scratch, [se.key_hash(one).hex() for one in hosts])
-        (scratch / names.MANIFEST).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
-        publish(ImageFolder(scratch), order.signing_key, say)
-        if order.keys:
-            _keep(order.keys, variant.name, secret)
-            say(f"header key and CCK are in {order.keys}: whoever has them reads the image's secrets")
-        else:
-            say("header key and CCK are thrown away: nobody can later add secrets or read this image's header")
-        shutil.rmtree(order.out, ignore_errors=True)
-        scratch.rename(order.out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    say(NOT_SHOWN)
-    return order.out
+    return Sealed(parts=parts, made=made, host_keys=sorted(se.key_hash(one).hex() for one in hosts), secret=secret)
 
 
-def _lay_down(folder: Path, parts: se_image.Parts, made: se_image.SeImage, lock: str) -> None:
-    (folder / names.SE_IMAGE).write_bytes(made.data)
-    (folder / HEADER).write_bytes(made.header.raw)
+def write(folder: Path, sealed: Sealed) -> None:
+    """The boot image and its header."""
+    (folder / names.SE_IMAGE).write_bytes(sealed.made.data)
+    (folder / HEADER).write_bytes(sealed.made.header.raw)
+
+
+def keep(order: Order, sealed: Sealed, say: Callable[[str], None]) -> None:
+    """Write header key and CCK where they are wanted, and say what became of them."""
+    if order.keys:
+        _keep(order.keys, choose("se", "s390x", order.profile).name, sealed.secret)
+        say(f"header key and CCK are in {order.keys}: whoever has them reads the image's secrets")
+    else:
+        say("header key and CCK are thrown away: nobody can later add secrets or read this image's header")
+
+
+def _lay_down(folder: Path, sealed: Sealed, lock: str) -> None:
+    parts = sealed.parts
+    write(folder, sealed)
     (folder / names.KERNEL).write_bytes(parts.kernel)
     (folder / names.INITRD).write_bytes(parts.initrd)
     (folder / names.CMDLINE).write_text(parts.command_line + "\n")
@@ -156,7 +188,7 @@ def manifest(variant: Variant, agent: Mapping[str, Any], folder: Path, hosts: li
         "version": VERSION,
         "epoch": inputs.EPOCH,
         "agent": dict(agent),
-        "host_keys": sorted(hosts),
+        "host_keys": hosts,
         "not_shown": NOT_SHOWN,
         "drift": "",
         "files": {
