@@ -177,7 +177,7 @@ async def test_nobody_there(rig):
     one = rig(lambda request: {})
     await one.port.stopListening()
     with pytest.raises(ApiError) as caught:
-        await one.kube.request("POST", "/x", body={}, timeout=0.3)
+        await one.kube.request("POST", "/x", body={}, timeout=2.0)
     assert caught.value.reason == "ConnectionRefused" and not caught.value.sent
     assert "nobody listens there" in str(caught.value)
 

@@ -242,7 +242,7 @@ async def test_one_that_never_ends_its_request_is_dropped_in_time(running):
         await rest(0.01)
     began = reactor.seconds()
     await running.factory.close(0.3)
-    assert reactor.seconds() - began < 3
+    assert reactor.seconds() - began < server.IDLE / 2, "not when it has been idle for long"
     stuck.close()
 
 
@@ -277,9 +277,8 @@ async def test_too_much_under_way_the_largest_goes(running, monkeypatch):
         await rest(0.01)
     third = await in_thread(raw_tls, running.port, running.ca)
     await in_thread(third.sendall, head + b"x" * 700_000)
-    while len(running.factory.channels) > 2:
+    while sorted(running.factory.channels.values()) != [700_000, 1_000_000]:  # the end of the third one comes later
         await rest(0.01)
-    assert sorted(running.factory.channels.values()) == [700_000, 1_000_000]
     client = running.client()
     assert (await in_thread(client.review, review(pod(container("a")))))[0] == 200
     for one in (*stuck, third, client):

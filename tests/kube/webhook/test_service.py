@@ -39,7 +39,7 @@ def put(folder, leaf):
             (folder / name).symlink_to(f"..data/{name}")
 
 
-async def until(condition, seconds=10):
+async def until(condition, seconds=60):
     deadline = reactor.seconds() + seconds
     while not condition():
         assert reactor.seconds() < deadline
