@@ -16,8 +16,17 @@ _CODE = {
         "6a0d580f05"  # rax = 13; syscall
         "6a22580f05ebf9"  # again: rax = 34; syscall; jmp again
     ),
+    # The same; the kernel reads the four longs behind the code, and the number of a call is part of its instruction.
+    "s390x": bytes.fromhex(
+        "a7290011c0300000000e"  # lghi r2,17; larl r3,longs
+        "a7490000a75900080aae"  # lghi r4,0; lghi r5,8; svc 174
+        "0a1da7f4ffff"  # again: svc 29; j again
+        "000000000000"  # up to a multiple of eight
+    )
+    + struct.pack(">4Q", 1, 0, 0, 0),
 }
-_MACHINE = {"x86_64": 62}
+_MACHINE = {"x86_64": ("<", 1, 62), "s390x": (">", 2, 22)}
+"""Byte order, as struct and as ELF's header has it; number of the machine."""
 
 
 def program(machine: str = "x86_64") -> bytes:
@@ -31,10 +40,10 @@ def program(machine: str = "x86_64") -> bytes:
     code = _CODE[machine]
     size = 64 + 56 + len(code)
     entry = _LOAD_ADDRESS + 64 + 56
-    header = struct.pack(
-        "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, _MACHINE[machine], 1, entry, 64, 0, 0, 64, 56, 1, 0, 0, 0
-    )
-    return header + struct.pack("<IIQQQQQQ", 1, 5, 0, _LOAD_ADDRESS, _LOAD_ADDRESS, size, size, 4096) + code
+    order, data, number = _MACHINE[machine]
+    ident = b"\x7fELF\x02" + bytes([data]) + b"\x01"
+    header = struct.pack(f"{order}16sHHIQQQIHHHHHH", ident, 2, number, 1, entry, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    return header + struct.pack(f"{order}IIQQQQQQ", 1, 5, 0, _LOAD_ADDRESS, _LOAD_ADDRESS, size, size, 4096) + code
 
 
 def config() -> str:

@@ -75,7 +75,7 @@ def lay_down(base: SystemBase, tools: Tools, variant: Variant, agent: Agent, roo
     (root / UNITS / "default.target").unlink(missing_ok=True)  # Debian's leads to graphical.target
     for name, target in {**LINKS, **enabled}.items():
         tree.link(root / name, target)
-    for name, (content, mode) in pause.bundle().items():
+    for name, (content, mode) in pause.bundle(inputs.DATA["architectures"][variant.arch]["machine"]).items():
         tree.write(root / "pause_bundle" / name, content, mode)
     _modules(base, variant, root, tools)
 
