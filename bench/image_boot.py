@@ -28,7 +28,7 @@ TARGET = 2.0  # seconds with KVM
 MARKS = (
     ("firmware", "BdsDxe: starting"),
     ("stub, kernel", "Created slice"),
-    ("initrd", "Switching root"),
+    ("initrd", "Welcome to"),
     ("systemd until our units", "Starting peerpods-prepare.service"),
     ("prepare", "Finished peerpods-prepare.service"),
     ("network", "Finished peerpods-network.service"),
@@ -75,12 +75,11 @@ def import_seconds() -> float:
     return min(found)
 
 
-def boot(profile: str) -> dict[str, Any]:
-    """One boot: wall and CPU seconds until the forwarder listens, and the console."""
+def boot(image: Path) -> dict[str, Any]:
+    """One boot of an image's folder: wall and CPU seconds until the forwarder listens, and the console."""
     with tempfile.TemporaryDirectory(prefix="ppvm") as folder:
         machine = built.machine()
-        disk = built.image(profile) / "podvm.raw"
-        with VmBox(Path(folder) / "box", machine, disk, told=Told(), code=machine.plain) as box:
+        with VmBox(Path(folder) / "box", machine, image / "podvm.raw", told=Told(), code=machine.plain) as box:
             wall = box.wait_for(LISTENING, SECONDS)
             return {"wall": wall, "cpu": box.cpu_seconds(), "lines": list(box.lines)}
 
@@ -89,9 +88,11 @@ def main() -> None:
     """Measure and print; JSON where --json says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--beside", type=Path, help="folder of another image, booted in the same run to compare with")
     options = parser.parse_args()
-    whole = boot("prod-test")
-    told = boot("debug")
+    whole = boot(built.image("prod-test"))
+    beside = boot(options.beside) if options.beside else None
+    told = boot(built.image("debug"))
     shares = phases(told["lines"])
     total = sum(seconds for _, seconds in shares)
     share = dict(shares)
@@ -101,6 +102,11 @@ def main() -> None:
     estimate = whole["cpu"] * (1 - firmware) / times
     print("without KVM, one virtual CPU, to the forwarder's ready line")
     print(f"prod-test: {whole['wall']:.1f} s, {whole['cpu']:.1f} s of CPU")
+    if beside:
+        print(
+            f"beside: {beside['wall']:.1f} s, {beside['cpu']:.1f} s of CPU: prod-test takes"
+            f" {whole['wall'] / beside['wall']:.2f} of its time, {whole['cpu'] / beside['cpu']:.2f} of its CPU"
+        )
     print(f"debug (talkative): {told['wall']:.1f} s, {told['cpu']:.1f} s of CPU")
     for name, seconds in shares:
         print(f"  {name:24} {seconds:6.1f} s  {100 * seconds / total:3.0f} %")
@@ -110,6 +116,7 @@ def main() -> None:
         facts = {
             "prod_test_wall_s": whole["wall"], "prod_test_cpu_s": whole["cpu"], "phases_s": share,
             "translation_factor": times, "kvm_estimate_s": estimate,
+            "beside_wall_s": beside and beside["wall"], "beside_cpu_s": beside and beside["cpu"],
         }  # fmt: skip
         options.json.write_text(json.dumps(facts, indent=1) + "\n")
 
