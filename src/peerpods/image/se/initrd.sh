@@ -3,7 +3,8 @@
 # memory over it and hands over to systemd. It asks nobody and starts no shell: whatever fails powers the machine off.
 export PATH=/usr/bin:/usr/sbin DM_DISABLE_UDEV=1
 bb=/usr/bin/busybox
-stop() { echo "peerpods stopped: $*"; $bb sleep 1; $bb poweroff -f; }
+# Should powering off fail: the end of process 1 is a panic, and a panic ends the machine.
+stop() { echo "peerpods stopped: $*"; $bb sleep 1; $bb poweroff -f; exit 1; }
 
 $bb mount -t proc -o nosuid,nodev,noexec proc /proc || stop "no /proc"
 $bb mount -t sysfs -o nosuid,nodev,noexec sysfs /sys || stop "no /sys"
@@ -32,7 +33,7 @@ while :; do
     [ "$tries" -lt 300 ] || stop "no disk has the partitions of this root hash after 300 looks"
     $bb usleep 100000
 done
-# A wrong block is a panic, and a panic ends the machine.
+# A wrong block is a panic too.
 /usr/sbin/veritysetup open --panic-on-corruption "$disk" root "$hashes" "$hash" || stop "dm-verity refused the root disk"
 $bb mount -t erofs -o ro,nodev,noatime /dev/mapper/root /lower || stop "the root disk has no root file system"
 $bb mount -t tmpfs -o mode=755,nodev tmpfs /upper || stop "no memory to write to"
