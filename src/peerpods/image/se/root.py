@@ -116,7 +116,7 @@ def build(order: engine.Order, progress: Progress, environment: Mapping[str, str
         shutil.rmtree(work)
         (scratch / names.LOCK).write_text(base.lock)
         (scratch / "tools.lock").write_text(toolbox.lock)
-        _finish(order, chosen, facts, scratch, progress)
+        finish(order, chosen, facts, scratch, progress, datetime.datetime.now(datetime.UTC))
     return order.out
 
 
@@ -189,13 +189,28 @@ def _assemble(order: engine.Order, base: ForeignBase, toolbox: Tools, work: Path
     return {"kernel": base.release, "purpose": order.variant.packages(), "parts": parts, "not_shown": NOT_SHOWN}
 
 
-def _finish(order: engine.Order, chosen: Settings, facts: dict[str, Any], scratch: Path, progress: Progress) -> None:
-    """Seal the container when it was ordered, write the manifest, publish."""
+def finish(
+    order: engine.Order, chosen: Settings, facts: dict[str, Any], scratch: Path, progress: Progress,
+    now: datetime.datetime,
+) -> None:  # fmt: skip
+    """Seal the container when it was ordered, write the manifest, publish.
+
+    Args:
+        order: what.
+        chosen: with the container's settings.
+        facts: what the manifest says already.
+        scratch: the image's folder, with kernel, initrd, command line and lock.
+        progress: told each step, and what is missing.
+        now: aware of its zone; host key documents must be valid then.
+
+    Raises:
+        ConfigError, Refused: as `container.seal`.
+    """
     variant = order.variant
     sealed = None
     if chosen.container:
-        packing = _packing(order, chosen, scratch)
-        sealed = container.seal(packing, datetime.datetime.now(datetime.UTC), progress.say)
+        packed = packing(order, chosen, scratch)
+        sealed = container.seal(packed, now, progress.say)
         container.write(scratch, sealed)
         facts["host_keys"] = sealed.host_keys
     there = sorted(path.relative_to(scratch).as_posix() for path in scratch.rglob("*") if path.is_file())
@@ -212,7 +227,7 @@ def _finish(order: engine.Order, chosen: Settings, facts: dict[str, Any], scratc
     with progress.step("measurements, bills of materials, signature"):
         publish(ImageFolder(scratch), order.signing_key, progress.say)
     if sealed is not None:
-        container.keep(packing, sealed, progress.say)
+        container.keep(packed, sealed, progress.say)
     elif variant.tee == "se":
         progress.say(
             f"no Secure Execution container: {', '.join((*_LOADERS, *_HOSTS))} are not given. The loaders come with"
@@ -221,7 +236,8 @@ def _finish(order: engine.Order, chosen: Settings, facts: dict[str, Any], scratc
     progress.say(NOT_SHOWN)
 
 
-def _packing(order: engine.Order, chosen: Settings, scratch: Path) -> container.Order:
+def packing(order: engine.Order, chosen: Settings, scratch: Path) -> container.Order:
+    """The container as it is ordered, of the files in `scratch`."""
     given = chosen.container
 
     def several(name: str) -> list[Path]:
