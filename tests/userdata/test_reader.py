@@ -10,8 +10,8 @@ import pytest
 from peerpods.errors import GuestError, Refused
 from peerpods.userdata import compose
 from peerpods.userdata.initdata import encode_initdata
-from peerpods.userdata.reader import find, install, plan, run
-from peerpods.userdata.sources import NotThereYet
+from peerpods.userdata.reader import METADATA_PAUSE, PAUSE, find, install, plan, run
+from peerpods.userdata.sources import NotThereYet, NoWayYet
 
 APF = "/run/peerpod/apf.json"
 INITDATA = """algorithm = "sha256"
@@ -115,6 +115,20 @@ def test_the_metadata_service_is_asked_again_until_it_answers(tmp_path):
     document, clock = seek(tmp_path, cloud=lambda: "azure", metadata=metadata)
     assert document == b"told"
     assert len(clock.slept) == 2
+
+
+def test_without_a_way_to_the_metadata_service_the_next_look_is_soon(tmp_path):
+    answers = [NoWayYet("Network is unreachable"), NotThereYet("503"), b"told"]
+
+    def metadata(_):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    document, clock = seek(tmp_path, cloud=lambda: "aws", metadata=metadata)
+    assert document == b"told"
+    assert clock.slept == [PAUSE, METADATA_PAUSE]
 
 
 def test_waiting_ends_and_says_what_was_missing(tmp_path):

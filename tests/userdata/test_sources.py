@@ -1,6 +1,7 @@
 """Sources: labels read off a disk, DMI strings, and metadata services as scripted HTTP servers on loopback."""
 
 import base64
+import errno
 import io
 import os
 import subprocess
@@ -13,7 +14,15 @@ from hypothesis import strategies as st
 
 from peerpods.errors import GuestError
 from peerpods.userdata.iso import read_iso_file
-from peerpods.userdata.sources import NotThereYet, cloud_of, find_device, read_device, read_metadata, volume_label
+from peerpods.userdata.sources import (
+    NotThereYet,
+    NoWayYet,
+    cloud_of,
+    find_device,
+    read_device,
+    read_metadata,
+    volume_label,
+)
 
 
 def iso(label):
@@ -156,8 +165,18 @@ def test_azure_and_gcp_give_base64(service, cloud, path, header):
 
 
 def test_nobody_answers():
-    with pytest.raises(NotThereYet, match="did not answer"):
+    with pytest.raises(NotThereYet, match="did not answer") as caught:
         read_metadata("gcp", "127.0.0.1:1")
+    assert not isinstance(caught.value, NoWayYet)
+
+
+def test_there_is_no_network_yet(monkeypatch):
+    def unreachable(*_args, **_options):
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr("socket.create_connection", unreachable)
+    with pytest.raises(NoWayYet, match="Network is unreachable"):
+        read_metadata("gcp")
 
 
 @pytest.mark.parametrize("flags", [["-r"], ["-J"], ["-J", "-r"], ["-allow-lowercase", "-l"]])

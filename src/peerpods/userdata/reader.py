@@ -81,6 +81,7 @@ def find(
     path = os.path.join(root, sources.CIDATA_FILE)
     reason = "no user data: neither /media/cidata/user-data, nor a disk labelled cidata, nor a known metadata service"
     while True:
+        pause = METADATA_PAUSE if service else PAUSE
         if os.path.exists(path):
             return sources.read_file(path)
         found = device()
@@ -91,10 +92,12 @@ def find(
                 return metadata(service)
             except sources.NotThereYet as error:
                 reason = f"no user data: {error}"
+                if isinstance(error, sources.NoWayYet):
+                    pause = PAUSE
         left = end - now()
         if left <= 0:
             raise GuestError(reason)
-        sleep(min(left, METADATA_PAUSE if service else PAUSE))
+        sleep(min(left, pause))
 
 
 def run(argv: Sequence[str]) -> int:

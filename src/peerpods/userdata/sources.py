@@ -5,6 +5,7 @@ Blocking and standard library only: it runs once, before anything else in the VM
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +21,15 @@ METADATA_ADDRESS = "169.254.169.254"
 _AZURE_TAG = "7783-7084-3265-9085-8269-3286-77"
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
 _MNT_DETACH = 2
+_NO_WAY = (errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL)
 
 
 class NotThereYet(Exception):
     """The source did not answer this time; it may later."""
+
+
+class NoWayYet(NotThereYet):
+    """Nothing was asked: this machine's own network does not lead there yet."""
 
 
 def read_file(path: str) -> bytes:
@@ -136,7 +142,8 @@ def _http(host: str, method: str, path: str, headers: dict[str, str]) -> bytes:
         response = connection.getresponse()
         body = response.read(2 * MAX_DOCUMENT)
     except (OSError, HTTPException) as error:
-        raise NotThereYet(f"the metadata service did not answer: {error or type(error).__name__}") from None
+        kind = NoWayYet if isinstance(error, OSError) and error.errno in _NO_WAY else NotThereYet
+        raise kind(f"the metadata service did not answer: {error or type(error).__name__}") from None
     finally:
         connection.close()
     if response.status != 200:
