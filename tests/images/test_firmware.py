@@ -12,6 +12,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,9 +21,11 @@ import pytest
 from peerpods.image import build, firmware
 from peerpods.image.agentkind import Agent
 from peerpods.image.firmware.build import digest
-from peerpods.image.measure import snp, tdx
+from peerpods.image.measure import pe, snp, tdx
 from peerpods.image.measure.firmware import SevKind, parse_firmware
 from peerpods.image.progress import Progress
+from tests.images import built
+from tests.images.vmbox import Told, VmBox
 
 pytestmark = [pytest.mark.images, pytest.mark.root, pytest.mark.timeout(2400)]
 TWICE = os.environ.get("PEERPODS_FIRMWARE_TWICE") == "1"
@@ -107,6 +110,47 @@ def test_the_sev_firmware_boots_what_the_hashes_say_and_nothing_else(tmp_path: P
     assert took, "the firmware refused the kernel, initrd and command line that the hashes name"
     for wrong in ((given + b"x", initrd, LINE), (given, initrd + b"x", LINE), (given, initrd, LINE + "x")):
         assert not tried(*wrong, max(2 * took, 8))
+
+
+def test_a_kernel_by_the_vmm_has_the_digest_that_another_tool_says() -> None:
+    other = pytest.importorskip("veritas.vendor.td_payload_qemu_hash")
+    image = build.image(build.default_cache(), Agent(), Progress())
+    kernel, initrd = image / "vmlinuz", (image / "initrd.img").read_bytes()
+    given = pe.parse(as_given_to_the_firmware(kernel.read_bytes(), initrd))
+    assert pe.authenticode(given, "sha384").hex() == other.compute_kernel_hash(str(kernel), len(initrd), MEMORY)
+
+
+def flipped(file: Path, target: Path, section: str) -> Path:
+    """A copy of a UKI in which a bit of one of its sections differs."""
+    data = bytearray(file.read_bytes())
+    part = next(part for part in pe.parse(bytes(data)).sections if part.name == section)
+    data[part.offset + part.virtual_size // 2] ^= 1
+    target.write_bytes(data)
+    return target
+
+
+def test_the_sev_firmware_boots_the_unified_kernel_of_the_hashes_with_its_disk_and_no_other() -> None:
+    """As docs/images.md says to launch: podvm.efi as -kernel, without initrd and command line, podvm.raw as the disk.
+
+    Both machines start at once. The wrong one has said nothing when the right one is through to our units and its end.
+    """
+    file, image = get("snp")["OVMF.amdsev.fd"], built.image("prod-test")
+    at = parse_firmware(file.read_bytes()).hash_table_gpa
+    files = snp.KernelFiles(kernel=(image / "podvm.efi").read_bytes())
+    with tempfile.TemporaryDirectory(prefix="ppvm") as scratch:
+        table = Path(scratch) / "table"
+        table.write_bytes(files.page(at % 4096)[at % 4096 :])
+
+        def box(name: str, kernel: Path) -> VmBox:
+            more: list[str | Path] = ["-kernel", kernel, "-device", f"loader,file={table},addr={at:#x},force-raw=on"]
+            disk = image / "podvm.raw"
+            return VmBox(Path(scratch) / name, built.machine(), disk, told=Told(), code=file, tpm=False, more=more)
+
+        wrong = flipped(image / "podvm.efi", Path(scratch) / "wrong.efi", ".osrel")
+        with box("other", wrong) as other, box("own", image / "podvm.efi") as own:
+            own.wait_for_end(400)
+            assert "peerpods stopped: this machine has neither a TEE nor a vTPM" in own.console
+            assert other.console == "" and other.qemu.poll() is None
 
 
 @pytest.mark.parametrize("name", ["OVMF.inteltdx.fd", "OVMF.fd"])

@@ -114,8 +114,8 @@ def test_the_command_prints_events_and_registers(make_image: Maker, tmp_path: Pa
     log.write_bytes(recorded.ccel(rows[1:]))
     code, out, _ = run("--boot", "disk")
     assert code == 1 and "FAILED RTMR1" in out and "not in the log: calling EFI application" in out
+    code, _, err = run("--boot", "usb")
+    assert (code, err) == (2, "peerpods: --boot usb: no such boot (give one of disk, kernel, uki)\n")
     log.write_bytes(b"no log")
     code, _, err = run()
     assert code == 1 and err.count("\n") == 1 and "is no whole event log" in err
-    code, _, err = run("--boot", "usb", "--kind", "tpm")
-    assert code == 1 and "is no whole event log" in err
