@@ -102,11 +102,15 @@ test-kube: test-setup venv
 test-images: test-setup venv
 	@tools/setup.sh --run python -m pytest -q -m images $(PYTEST_FLAGS) tests/images
 
-# From the start of a machine to a forwarder that listens, by phases: two images are built and booted. As root.
+# From the start of a machine to a forwarder that listens, by phases: two images are built and booted; and how long all
+# reference values take. As root.
 .PHONY: bench-images
 bench-images: test-setup venv
 	@mkdir -p $(CACHE)/bench
-	tools/setup.sh --run python bench/image_boot.py --json $(CACHE)/bench/image_boot.json
+	for name in image_boot image_measure; do
+	    printf '\n== bench/%s.py\n' $$name
+	    tools/setup.sh --run python bench/$$name.py --json $(CACHE)/bench/$$name.json
+	done
 
 # Figures against baselines of the same run: tables, and JSON below $(CACHE)/bench. About two minutes; as root.
 .PHONY: bench
