@@ -175,12 +175,14 @@ class FakeKube:
         return result
 
     def _find(self, resource: Resource, name: str, namespace: str | None) -> dict:
+        self._kind(resource)
         if resource is SECRETS and name in self.server.forbidden:
             raise ApiError(f"secrets {name} is forbidden", status=403)
         try:
             return self.server.objects[resource.plural, namespace or "", name]
         except KeyError:
-            raise ApiError(f"{resource.plural} {name!r} not found", status=404) from None
+            details = {"name": name, "kind": resource.plural}
+            raise ApiError(f"{resource.plural} {name!r} not found", status=404, details=details) from None
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> dict:
         return await self._request(f"get {resource.plural}", lambda: self._find(resource, name, namespace))

@@ -166,6 +166,25 @@ def test_without_the_crd_everything_else_works(tmp_path):
     assert the_peerpod(server)["status"]["phase"] == "Running"
 
 
+def test_an_api_server_that_does_not_know_the_kind_for_a_moment_leaves_no_object(tmp_path):
+    """One that has just started answers 404 for a custom resource until it has read its CRDs."""
+    scene, server = play_on(tmp_path)
+    scene.start()
+    start(scene)
+    scene.kill()
+    server.watchers.clear()
+    server.no_crd = True
+    scene.start()
+    scene.advance(1)
+    scene.end().ok()
+    scene.advance(5)
+    assert scene.phase() == "gone"
+    server.no_crd = False
+    assert server.peerpods()
+    scene.advance(40)
+    assert not server.peerpods()
+
+
 def test_an_object_that_somebody_spoilt_is_put_right(tmp_path):
     scene, server = play_on(tmp_path)
     scene.start()

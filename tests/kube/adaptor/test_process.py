@@ -98,7 +98,10 @@ async def test_a_life_with_a_kill_and_an_outage_in_it(cluster, namespace, node, 
     await deferLater(reactor, 1)
     assert node.adaptor.process.poll() is None
     cluster.start_apiserver()
-    await until(lambda: phases() == [])
+    try:
+        await until(lambda: phases() == [])
+    except AssertionError:
+        raise AssertionError(f"{phases()}\n{node.adaptor.log.read_text()[-8000:]}") from None
 
 
 def doctor(kubeconfig) -> dict:

@@ -33,6 +33,9 @@ ANNOUNCE = 2.0
 """Seconds that a launch waits for its PeerPod; without one it goes on, and the object follows."""
 RESYNC = 300.0
 """Seconds between two looks at all of this node's objects."""
+NO_KIND = 15.0
+"""Seconds until all objects are looked at again when the API server does not know the kind: one that has just started
+may not for a moment, and then nothing that it said was so."""
 YOUNG = 60.0
 """Seconds of age below which an object without a record is left alone."""
 RETRY_MAX = 30.0
@@ -204,6 +207,7 @@ class PeerPods:
             obj = await self._kube.get(PEER_PODS, desired.name_of(record), record.namespace)
         except ApiError as error:
             if error.not_found:
+                self._doubt_kind(error)
                 return None
             raise
         return obj if peerpod.parse(obj).sandbox == record.id else None
@@ -246,6 +250,12 @@ class PeerPods:
     def _no_kind(self, error: ApiError) -> None:
         note = "the cluster has no PeerPod CRD; VMs are tracked by the journal and their tags alone"
         self._say("crd", "peerpod_kind_unknown", error=str(error), note=note)
+        self._queue.add(EVERYTHING, NO_KIND)
+
+    def _doubt_kind(self, error: ApiError) -> None:
+        """A 404 that names no object says nothing of ours: the kind is not known, perhaps for a moment only."""
+        if not error.details.get("name"):
+            self._queue.add(EVERYTHING, NO_KIND)
 
     async def _update(self, record: Sandbox, obj: Json) -> bool:
         """Send what differs; False when the object is no longer there."""
@@ -292,6 +302,7 @@ class PeerPods:
                 self._known.pop(sandbox, None)  # it changed meanwhile: the next try reads it again
             if not error.not_found:
                 raise
+            self._doubt_kind(error)
         PEER_POD_WRITES.labels("released").inc()
 
     async def _release_unknown(self, sandbox: SandboxId) -> float | None:
@@ -327,7 +338,7 @@ class PeerPods:
                 self._say("list", "peerpods_not_listed", error=str(error))
                 raise
             self._no_kind(error)
-            listed = []
+            return NO_KIND
         else:
             self._said.clear()
         found = {SandboxId(view.sandbox): obj for obj in listed if (view := peerpod.parse(obj)).sandbox}
