@@ -175,7 +175,7 @@ class FakeKube:
     def _find(self, resource: Resource, name: str, namespace: str | None) -> Json:
         found = self.objects.get(self._key(resource, name, namespace))
         if found is None:
-            raise ApiError(f"there is no {name}", status=404, reason="NotFound")
+            raise ApiError(f"there is no {name}", status=404, reason="NotFound", details={"name": name})
         return found
 
     def _raise(self, what: str) -> None:

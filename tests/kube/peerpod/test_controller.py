@@ -314,12 +314,23 @@ def test_others_finalizers_stay() -> None:
 def test_another_writer_between_our_look_and_our_release(status: int) -> None:
     world = a_world()
     key = world.add(obj(deleting=40))
-    world.kube.errors.append(("patch", ApiError("x", status=status, reason="Conflict" if status == 409 else "")))
+    reason, details = "Conflict" if status == 409 else "", {"name": "web"} if status == 404 else {}
+    world.kube.errors.append(("patch", ApiError("x", status=status, reason=reason, details=details)))
     world.run(5)
     if status == 404:
         assert world.peer_pod(key) is not None, "told that it is gone; the watch will say so"
     else:
         assert world.peer_pod(key) is None
+
+
+def test_a_server_that_does_not_know_the_kind_for_a_moment_is_asked_again() -> None:
+    """One that has just started says 404 for every PeerPod: none is let go by that, and none hangs."""
+    world = a_world()
+    key = world.add(obj(deleting=40))
+    world.kube.errors.append(("patch", ApiError("404 page not found", status=404)))
+    world.kube.errors.append(("patch", ApiError("404 page not found", status=404)))
+    world.run(60)
+    assert world.peer_pod(key) is None
 
 
 def test_finalizers_move_under_our_hands() -> None:

@@ -254,7 +254,7 @@ class PeerPods:
 
     def _doubt_kind(self, error: ApiError) -> None:
         """A 404 that names no object says nothing of ours: the kind is not known, perhaps for a moment only."""
-        if not error.details.get("name"):
+        if error.kind_unknown:
             self._queue.add(EVERYTHING, NO_KIND)
 
     async def _update(self, record: Sandbox, obj: Json) -> bool:

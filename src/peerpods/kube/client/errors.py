@@ -71,6 +71,11 @@ class ApiError(PeerPodError):
         return self.status == 404
 
     @property
+    def kind_unknown(self) -> bool:
+        """A 404 that says nothing of the object: its kind is not served, or not yet by a server that just started."""
+        return self.status == 404 and not self.details.get("name")
+
+    @property
     def already_exists(self) -> bool:
         """A create met an object of the same name."""
         return self.status == 409 and self.reason == "AlreadyExists"

@@ -43,7 +43,7 @@ async def write_status(kube: KubeApi, view: PeerPodView, what: WriteStatus, now:
         try:
             await kube.patch(PEER_PODS, view.name, patch, view.namespace, kind=PatchKind.MERGE, subresource="status")
         except ApiError as error:
-            if error.not_found:
+            if error.not_found and not error.kind_unknown:
                 return False
             if not error.conflict or tries == TRIES - 1:
                 raise
@@ -65,7 +65,7 @@ async def delete_object(kube: KubeApi, view: PeerPodView) -> None:
     try:
         await kube.delete(PEER_PODS, view.name, view.namespace, uid=view.uid)
     except ApiError as error:
-        if not error.not_found and not error.conflict:
+        if error.kind_unknown or not (error.not_found or error.conflict):
             raise
 
 
@@ -83,7 +83,7 @@ async def release(kube: KubeApi, view: PeerPodView) -> bool:
         try:
             await kube.patch(PEER_PODS, view.name, patch, view.namespace, kind=PatchKind.JSON)
         except ApiError as error:
-            if error.not_found:
+            if error.not_found and not error.kind_unknown:
                 return False
             if not (error.conflict or error.invalid) or tries == TRIES - 1:
                 raise
@@ -100,7 +100,7 @@ async def _read(kube: KubeApi, view: PeerPodView) -> dict[str, Any] | None:
     try:
         found = await kube.get(PEER_PODS, view.name, view.namespace)
     except ApiError as error:
-        if error.not_found:
+        if error.not_found and not error.kind_unknown:
             return None
         raise
     return found if (found.get("metadata") or {}).get("uid") == view.uid else None

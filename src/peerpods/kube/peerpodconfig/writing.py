@@ -106,6 +106,6 @@ class Writing:
             patch = finalizer.removing(obj)
             await self._kube.patch(PEER_POD_CONFIGS, meta["name"], patch, meta["namespace"], kind=PatchKind.JSON)
         except ApiError as error:
-            if not error.not_found:
+            if error.kind_unknown or not error.not_found:
                 raise
         log.info("finalizer_removed", name=meta["name"], namespace=meta["namespace"])
