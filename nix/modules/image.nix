@@ -15,6 +15,7 @@ let
     "/usr/bin/twistd" = start "twistd" (lib.getExe' cfg.package "twistd");
     "/usr/bin/python3.13" = start "python3.13" (lib.getExe' cfg.package "python3.13");
     "/usr/sbin/nft" = start "nft" (lib.getExe' pkgs.nftables "nft");
+    "/usr/bin/busybox" = start "busybox" (lib.getExe' pkgs.busybox "busybox");
     "/usr/local/bin/kata-agent" = lib.getExe' cfg.kataAgent "kata-agent";
   } // lib.genAttrs components (
     path: if cfg.guestComponents == null then null else lib.getExe' cfg.guestComponents (baseNameOf path)
