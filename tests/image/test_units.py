@@ -8,10 +8,13 @@ from graphlib import TopologicalSorter
 
 import pytest
 
-from peerpods.image import units
+from peerpods.image import inputs, units
 from peerpods.image.tree import GUEST
 from peerpods.image.units import Unit
 from peerpods.image.variant import Variant, choose
+from peerpods.userdata.cloud_config import ALLOWED_PATHS, FOLDER
+from peerpods.userdata.initdata import EXTRACTED
+from peerpods.userdata.sources import METADATA_ADDRESS
 
 IMAGES = [(choose("snp", "amd64", "prod"), "kata"), (choose("none", "amd64", "prod-test"), "development")]
 BROUGHT = {"basic.target", "sysinit.target", "multi-user.target", "network-pre.target", "network-online.target"}
@@ -71,6 +74,15 @@ def test_the_end_of_what_guards_is_the_end_of_the_vm() -> None:
             assert unit.unit.get("FailureAction") == "poweroff-force", unit.name
 
 
+def test_the_agent_gets_the_policy_of_the_initdata_or_none_that_allows_anything() -> None:
+    (unit,) = (unit for unit in units.load() if unit.name == "kata-agent.service")
+    *mount, source, target = unit.service["ExecStartPre"].split()
+    assert mount == ["-/usr/bin/mount", "--bind", "-o", "ro"]
+    assert source == f"{FOLDER}/policy.rego" and source not in ALLOWED_PATHS  # only initdata, which is measured, has it
+    assert "policy.rego" in EXTRACTED and "peerpods-prepare.service" in unit.requires
+    assert inputs.DATA["files"][target.removeprefix("/")].rstrip().endswith("AllowRequestsFailingPolicy := false")
+
+
 def test_the_forwarder_holds_no_rights() -> None:
     (unit,) = (unit for unit in units.load() if unit.name == "peerpods-forwarder.service")
     assert unit.service["CapabilityBoundingSet"] == ""
@@ -103,3 +115,13 @@ def test_the_node_has_its_services() -> None:
     names = {unit.name for unit in units.for_node()}
     assert names >= {"peerpods-adaptor.service", "peerpods-relay.service", "peerpods-webhook.service"}
     assert names >= {"peerpod-ctrl.service", "peerpodconfig-ctrl.service"}
+
+
+def test_the_firewall_drops_what_nobody_named_and_keeps_the_metadata_service_to_root() -> None:
+    text = (GUEST / "system/firewall.nft").read_text()
+    rules = [line.strip() for line in text.splitlines()]
+    assert "type filter hook input priority filter; policy drop;" in rules
+    assert "type filter hook forward priority filter; policy drop;" in rules
+    for address in (f"ip daddr {METADATA_ADDRESS}", "ip6 daddr fd00:ec2::254"):
+        assert any(rule.startswith(f"{address} meta skuid != 0 drop") for rule in rules)
+    assert {port for rule in rules for port in re.findall(r"^tcp dport (\S+) accept", rule)} == {"15150"}
