@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -35,11 +36,12 @@ def signing_key() -> Ed25519PrivateKey:
 
 @pytest.fixture
 def make_image(tmp_path: Path, signing_key: Ed25519PrivateKey) -> Maker:
-    """Makes a published folder: tee, profile, and changes to its files by name."""
+    """Makes a published folder: tee, profile, more of the manifest, and changes to its files by name."""
 
     def make(
-        name: str = "image", tee: str = "snp", profile: str = "prod", agent: str = "kata", **files: bytes
-    ) -> ImageFolder:
+        name: str = "image", tee: str = "snp", profile: str = "prod", agent: str = "kata",
+        facts: Mapping[str, object] = MappingProxyType({}), **files: bytes,
+    ) -> ImageFolder:  # fmt: skip
         place = tmp_path / name
         (place / "firmware").mkdir(parents=True)
         kernel = synthetic.program()
@@ -51,6 +53,7 @@ def make_image(tmp_path: Path, signing_key: Ed25519PrivateKey) -> Maker:
             "epoch": 1767225600,
             "kernel": "6.12.1-cloud-amd64",
             "agent": {"kind": agent, "version": "4.1.0", "files": {"kata-agent": "d" * 64}},
+            **facts,
         }
         content = {
             "podvm.raw": gpt() + b"disk",

@@ -46,8 +46,16 @@ def test_wrong_words_are_one_line_and_exit_code_two(make_image: Maker, tmp_path:
         2,
         "peerpods: --features many: no number (give one such as 0x1 or 0x21)",
     )
-    code, _, err = run("verify", str(tmp_path))
-    assert code == 2 and "is no image folder" in err
+    (tmp_path / "empty").mkdir()
+    empty = str(tmp_path / "empty")
+    for words in (["verify"], ["measure"], ["rvps"], ["diff", empty], ["diff", str(image.path)]):
+        code, _, err = run(*words, empty)
+        assert (code, err.count("\n")) == (2, 1) and f"{empty} is no image folder" in err, words
+    (tmp_path / "log").write_text("no log")
+    code, _, err = run("replay", empty, str(tmp_path / "log"))
+    assert (code, err.count("\n")) == (2, 1) and "is no image folder" in err
+    code, _, err = run("replay", str(image.path), str(tmp_path / "log"))
+    assert (code, err.count("\n")) == (1, 1) and str(tmp_path / "log") in err
     code, _, err = run("measure", str(image.path), "--cpu", "i386")
     assert code == 1 and "CPU model 'i386' is unknown" in err
 

@@ -14,6 +14,7 @@ from spdx_tools.spdx.parser.parse_anything import parse_file
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
 from peerpods.errors import ConfigError, Refused
+from peerpods.image import inputs
 from peerpods.image.publish import sbom, signing
 from peerpods.image.publish.folder import ImageFolder
 from peerpods.image.publish.publish import publish
@@ -108,6 +109,42 @@ def test_what_is_no_release_is_refused_as_one(
     findings = {one.check: one for one in verify(image, signing_key.public_key(), release=True)}
     assert not findings["release"].holds and words in findings["release"].text
     assert image.json("measurements.json")["image"]["release"] is False
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"unsigned_packages": ["libc6 2 aa", "crun 1 bb"]}, "no signed list has its packages libc6, crun"),
+        ({"suites": ["trixie"]}, "it lacks the fixes that are only in trixie-updates, trixie-security"),
+        ({"drift": "libc6 2.41 -> 2.42"}, "it was not built as locked: libc6 2.41 -> 2.42 (build with LOCK=strict)"),
+    ],
+    ids=["unsigned", "suites", "drift"],
+)  # fmt: skip
+def test_packages_that_no_release_may_have(
+    make_image: Maker, signing_key: Ed25519PrivateKey, facts: dict[str, object], words: str
+) -> None:
+    image = make_image(facts=facts)
+    findings = {one.check: one for one in verify(image, signing_key.public_key(), release=True)}
+    assert not findings["release"].holds and words in findings["release"].text
+    assert failed(image, signing_key) == set()
+
+
+def test_all_suites_no_unsigned_package_and_no_drift_are_no_reason_to_refuse(
+    make_image: Maker, signing_key: Ed25519PrivateKey
+) -> None:
+    every = {"suites": [suite for _, suite in inputs.SUITES], "unsigned_packages": [], "drift": ""}
+    findings = {one.check: one.text for one in verify(make_image(facts=every), signing_key.public_key(), release=True)}
+    assert findings["release"] in (
+        "may be published",
+        "its provenance names no commit: it was built from changed source",
+    )
+
+
+def test_a_file_that_is_no_text_is_a_finding_in_words(make_image: Maker, signing_key: Ed25519PrivateKey) -> None:
+    image = make_image()
+    (image.path / "SHA256SUMS").write_bytes(b"\xff\xfe")
+    (digests,) = [one for one in verify(image, signing_key.public_key()) if one.check == "digests"]
+    assert not digests.holds and digests.text.startswith(f"{image.path}/SHA256SUMS is no text")
 
 
 def test_bills_of_materials_are_valid_by_independent_validators(make_image: Maker) -> None:

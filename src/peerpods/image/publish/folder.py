@@ -65,17 +65,22 @@ class ImageFolder:
 
         Raises:
             Refused: when it is missing.
+            ConfigError: when the folder is no image's.
         """
         try:
             return (self.path / name).read_bytes()
         except OSError as error:
+            _ = self.manifest  # a folder that is no image's ends here
             raise Refused(
                 f"{self.path / name} cannot be read: {error.strerror}", remedy="build the image again"
             ) from error
 
     def text(self, name: str) -> str:
-        """A file's content as text, without the last line's end."""
-        return self.read(name).decode().rstrip("\n")
+        """A file's content as text, without the last line's end; Refused when it is none."""
+        try:
+            return self.read(name).decode().rstrip("\n")
+        except UnicodeDecodeError as error:
+            raise Refused(f"{self.path / name} is no text", remedy="build the image again") from error
 
     def json(self, name: str) -> Any:
         """A JSON file's content; Refused when it is none."""

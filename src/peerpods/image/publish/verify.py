@@ -12,6 +12,7 @@ import attrs
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from peerpods.errors import PeerPodError, Refused
+from peerpods.image import inputs
 from peerpods.image.publish import folder as names
 from peerpods.image.publish import measurements, rvps, sbom, signing
 from peerpods.image.publish.folder import ImageFolder
@@ -50,7 +51,8 @@ def verify(
 
     Args:
         key: the key to trust; None: the one beside the image, which proves only that nothing was damaged.
-        release: also refuse what no release may be (another profile than prod, the development agent, a dirty source).
+        release: also refuse what no release may be (another profile than prod, the development agent, a dirty source,
+            packages that the lock or no signed list has).
         say: told what is being checked.
 
     Raises:
@@ -159,9 +161,23 @@ def _release(image: ImageFolder, key: Ed25519PublicKey | None) -> str:
         raise Refused(f"profile {variant.profile} is no release ({variant.image_id})", remedy="build PROFILE=prod")
     if agent != "kata":
         raise Refused(f"the {agent} agent is in it", remedy="build with KATA_AGENT=FILE KATA_AGENT_SHA256=HEX")
+    _packages_of_a_release(image.manifest)
     if key is None:
         raise Refused("nobody's signature was checked", remedy="give --key FILE with the publisher's public key")
     dependencies = _statement(image, key)["predicate"]["buildDefinition"]["resolvedDependencies"]
     if not any("gitCommit" in one["digest"] for one in dependencies):
         raise Refused("its provenance names no commit: it was built from changed source")
     return "may be published"
+
+
+def _packages_of_a_release(manifest: Mapping[str, Any]) -> None:
+    """Refuse packages of unknown origin, without the security fixes, or other than locked."""
+    unsigned = [str(line).split(" ")[0] for line in manifest.get("unsigned_packages") or ()]
+    if unsigned:
+        raise Refused(f"no signed list has its packages {', '.join(unsigned)}", remedy="build without SE_DEBS")
+    read = manifest.get("suites")
+    missing = [suite for _, suite in inputs.SUITES if read is not None and suite not in read]
+    if missing:
+        raise Refused(f"it lacks the fixes that are only in {', '.join(missing)}", remedy="build without SE_SUITES")
+    if manifest.get("drift"):
+        raise Refused(f"it was not built as locked: {manifest['drift']}", remedy="build with LOCK=strict")
