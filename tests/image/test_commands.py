@@ -19,6 +19,7 @@ from peerpods.errors import LocalFailure
 from peerpods.image import matrix
 from peerpods.image.__main__ import main
 from peerpods.image.run import failure
+from peerpods.image.se import container
 from peerpods.image.system import lock, tools
 
 SE = [word for name in ("kernel", "initrd", "cmdline", "stage3a", "stage3b", "root", "host-key", "certificate", "crl")
@@ -107,6 +108,17 @@ def test_an_agent_without_its_digest_or_with_another(digest: list[str], said: st
     components = scene.file("components/confidential-data-hub", b"hub").parent
     given = ("--kata-agent", agent, *digest, "--guest-components", components)
     assert said in scene.refused("build", "--tee", tee, "--profile", "prod", *given)
+
+
+@pytest.mark.parametrize("words", [("build",), TEST_IMAGE, ("se", *SE)], ids=["local", "system", "se"])
+def test_a_folder_with_other_things_is_never_removed(
+    words: tuple[str, ...], scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container, "_read", lambda *_: b"x")
+    letter = scene.file("home/letter", b"dear")
+    said = scene.refused(*words, "--out", letter.parent, out=False)
+    assert f"{letter.parent} has other things than an image, which would be removed" in said
+    assert letter.read_bytes() == b"dear"
 
 
 def _elliptic() -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from peerpods.errors import LocalFailure
+from peerpods.errors import ConfigError, LocalFailure
 from peerpods.image import place
 from peerpods.image.run import need, run, telling
 
@@ -92,6 +92,18 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="late"), place.fresh(final):
         raise ValueError("late")
     assert (final / "whole").exists()
+
+
+def test_nothing_but_an_image_is_replaced(tmp_path: Path) -> None:
+    place.replaceable(tmp_path / "not" / "yet")
+    place.replaceable(tmp_path)
+    (tmp_path / "letter").write_text("dear")
+    with pytest.raises(ConfigError, match="has other things than an image, which would be removed"):
+        place.replaceable(tmp_path)
+    with pytest.raises(ConfigError, match="letter is there and no folder"):
+        place.replaceable(tmp_path / "letter")
+    (tmp_path / "manifest.json").write_text("{}")
+    place.replaceable(tmp_path)
 
 
 def test_room_is_asked_for_where_the_folder_will_be(tmp_path: Path) -> None:

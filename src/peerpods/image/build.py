@@ -16,7 +16,7 @@ from peerpods.errors import LocalFailure
 from peerpods.image import base as base_layer
 from peerpods.image import inputs, key, seal, tree
 from peerpods.image.agentkind import Agent
-from peerpods.image.place import alone, fresh, room
+from peerpods.image.place import alone, fresh, replaceable, room
 from peerpods.image.progress import Progress
 
 FILES = ("vmlinuz", "initrd.img", "root.img", "cmdline", "manifest.json", "packages.lock")
@@ -60,6 +60,7 @@ def build(
 
     `listing` gets a line for each file of the root, to find what differs between two builds.
     """
+    replaceable(final)
     room([cache, final.parent], DISK_NEEDED)
     base = base_layer.Base(base_folder)
     if not (base_folder / "packages.lock").exists():
@@ -167,7 +168,10 @@ def twice(cache: Path, options: Sequence[str], progress: Progress) -> dict[str, 
             words = ["unshare", "--uts", "sh", "-c", f'hostname {name}; umask {umask}; exec "$@"', "sh", *command]
         environment = {**os.environ, "TZ": zone, "LC_ALL": locale, "LANG": locale, "PYTHONHASHSEED": str(len(name))}
         with progress.step(f"build as {name}"):
-            done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=900, check=False)
+            try:
+                done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=900, check=False)
+            except subprocess.TimeoutExpired as error:
+                raise LocalFailure(f"the build as {name} did not end within {error.timeout:.0f} s") from error
             if done.returncode:
                 raise LocalFailure(f"the build as {name} failed:\n{done.stderr[-2000:]}")
         results.append({file: digest(place / "image" / file) for file in FILES})

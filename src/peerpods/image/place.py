@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from peerpods.errors import LocalFailure
+from peerpods.errors import ConfigError, LocalFailure
 from peerpods.image.progress import Progress
 from peerpods.image.run import NO_ROOM, ROOM
 
@@ -26,6 +26,22 @@ def fresh(final: Path) -> Iterator[Path]:
         scratch.rename(final)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def replaceable(out: Path) -> None:
+    """Refuse to put an image in the place of what is none: `fresh` would remove it.
+
+    Raises:
+        ConfigError: there is a file, or a folder with other things than an image.
+    """
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise ConfigError(f"{out} is there and no folder", setting="out", remedy="name another folder with --out")
+    if out.is_dir() and any(out.iterdir()) and not (out / "manifest.json").is_file():
+        raise ConfigError(
+            f"{out} has other things than an image, which would be removed",
+            setting="out",
+            remedy="name another folder with --out",
+        )
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from peerpods.errors import ConfigError
 from peerpods.image import inputs
 from peerpods.image.measure import se, se_image
-from peerpods.image.place import fresh
+from peerpods.image.place import fresh, replaceable
 from peerpods.image.publish import folder as names
 from peerpods.image.publish.folder import ImageFolder
 from peerpods.image.publish.publish import publish
@@ -103,6 +103,7 @@ def build(
             setting="out",
             remedy="name another folder with --out",
         )
+    replaceable(order.out)
     sealed = seal(order, now, say, keys)
     with fresh(order.out) as scratch:
         _lay_down(scratch, sealed, lock)

@@ -17,7 +17,7 @@ from peerpods.errors import ConfigError
 from peerpods.image import debian, inputs, key, prune
 from peerpods.image.agentkind import Agent
 from peerpods.image.build import digest
-from peerpods.image.place import alone, fresh, room
+from peerpods.image.place import alone, fresh, replaceable, room
 from peerpods.image.progress import Progress
 from peerpods.image.publish.folder import ImageFolder
 from peerpods.image.publish.publish import publish
@@ -54,7 +54,7 @@ def check(order: Order) -> None:
     """Refuse, before anything is made, what cannot become an image.
 
     Raises:
-        ConfigError: agent and profile do not fit, or a lock that is needed is not there.
+        ConfigError: agent and profile do not fit, a lock that is needed is not there, or the result's place is taken.
         Refused: a lock is corrupt.
         LocalFailure: no room on the disk, or a program that the host must have is not on PATH.
     """
@@ -67,6 +67,7 @@ def check(order: Order) -> None:
         )
     if wanted == "development" and kind != "development":
         raise ConfigError(f"PROFILE={order.variant.profile} is built with the development agent", setting="KATA_AGENT")
+    replaceable(order.out)
     room((order.cache, order.out.parent), DISK_NEEDED)
     lock.load(order.variant.arch, strict=order.strict)
     need((*debian.PROGRAMS, *tools.PROGRAMS))
