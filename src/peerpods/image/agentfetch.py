@@ -198,7 +198,7 @@ def _write(tar: tarfile.TarFile, one: tarfile.TarInfo, target: Path, most: int) 
 def add_command(commands: Any) -> None:
     """The command, below those of `python -m peerpods.image`."""
     one = commands.add_parser("fetch-agent", help="fetch the pinned kata-agent release and print where it is")
-    one.add_argument("--arch", default="amd64", help="[%(default)s]")
+    one.add_argument("--arch", default="amd64", metavar="ARCH", help="the architecture of the VM [%(default)s]")
     one.add_argument("--cache", type=Path, default=build.default_cache(), metavar="DIR", help="[%(default)s]")
     one.add_argument("--quiet", action="store_true", help="no progress")
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from peerpods.image.firmware import source as sources
 from peerpods.image.firmware import tree
 from peerpods.image.firmware.recipe import Recipe
 from peerpods.image.firmware.source import Source, SourceArchive
+from peerpods.image.place import alone, fresh, room
 from peerpods.image.progress import Progress
 from peerpods.image.run import run
 from peerpods.image.system.tools import Tools
@@ -49,7 +47,7 @@ def get(tee: str, cache: Path, progress: Progress, *, jobs: int | None = None) -
     """
     made = recipes.recipe(tee)
     cache.mkdir(parents=True, exist_ok=True)
-    with _alone(cache / "firmware.lock", progress):
+    with alone(cache / "firmware.lock", progress):
         archive = SourceArchive(cache / "firmware-apt")
         archive.refresh(progress)
         found = {}
@@ -113,9 +111,8 @@ def _built(made: Recipe, archive: SourceArchive, cache: Path, progress: Progress
     final = cache / f"firmware-{made.tee}-{key}"
     if (final / FACTS).exists():
         return final
-    if shutil.disk_usage(cache).free < DISK_NEEDED:
-        raise LocalFailure(f"less than {DISK_NEEDED >> 20} MiB are free in {cache}", remedy="make room, or set CACHE")
-    with _scratch(final) as scratch:
+    room([cache], DISK_NEEDED)
+    with fresh(final) as scratch:
         work = scratch / "work"
         work.mkdir()
         place = site(made, archive, cache, work, progress)
@@ -144,7 +141,7 @@ def _stock(archive: SourceArchive, cache: Path, progress: Progress) -> Path:
         return final
     with progress.step(f"fetching Debian's {stock['package']}"):
         (package,) = archive.fetch([stock["package"]])
-    with _scratch(final) as scratch:
+    with fresh(final) as scratch:
         run(["dpkg-deb", "-x", package.file, scratch / "work"])
         shutil.copyfile(scratch / "work" / stock["member"], scratch / stock["file"])
         shutil.rmtree(scratch / "work")
@@ -170,28 +167,3 @@ def _finish(scratch: Path, file: str, *, name: str, version: str, source: dict[s
         "tools": [line for line in tools if line],
     }
     (scratch / FACTS).write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
-
-
-@contextmanager
-def _scratch(final: Path) -> Iterator[Path]:
-    """A folder that gets the final name when all went well, and is removed when not."""
-    scratch = final.with_name(final.name + ".new")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
-        yield scratch
-        shutil.rmtree(final, ignore_errors=True)
-        scratch.rename(final)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-@contextmanager
-def _alone(lock: Path, progress: Progress) -> Iterator[None]:
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress.say("another firmware build is under way: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

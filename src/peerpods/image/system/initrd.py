@@ -22,12 +22,11 @@ _LISTED = {"usr/lib/udev/rules.d": "rules", "usr/lib/systemd/system-generators":
 
 
 def make(base: SystemBase, tools: Tools, work: Path) -> None:
-    """work/initrd.img: finds the disk, opens the verity root, hands over. The same bytes each time."""
+    """work/initrd.img: finds the disk, opens the verity root, hands over. The same bytes each time.
+
+    The kernel's modules lie in the tools tree already, where dracut looks for them.
+    """
     data = inputs.DATA["dracut"]
-    modules = tools.folder / "usr/lib/modules" / base.release
-    if not modules.exists():
-        modules.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(base.kernel / "usr/lib/modules" / base.release, modules, symlinks=True)
     tools.run(
         work, "dracut", "--quiet", "--reproducible", "--no-hostonly", "--no-hostonly-cmdline", "--kver", base.release,
         "--force", "--no-compress", "--no-early-microcode", "--modules", " ".join(data["modules"]), "--drivers",
