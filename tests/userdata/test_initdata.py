@@ -50,6 +50,7 @@ def test_digest_is_over_the_text_with_the_named_algorithm(algorithm):
         ('algorithm = "sha256"\nversion = "0.1.0"\ndata = 1\n', "table"),
         ('algorithm = "sha256"\nversion = "0.1.0"\n[data]\n"aa.toml" = 1\n', "not text"),
         ("a = " + "[" * 5000, "not TOML"),
+        ("a = " + "9" * 5000, "not TOML"),
         ("#" * (MAX_TEXT + 1), "more than"),
     ],
 )

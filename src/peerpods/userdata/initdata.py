@@ -81,7 +81,7 @@ def read_initdata(toml_text: str) -> Initdata:
         raise Refused(f"initdata has more than {MAX_TEXT} bytes", remedy=_REMEDY)
     try:
         document = tomllib.loads(toml_text)
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # a number of too many digits is no TOMLDecodeError
         raise Refused("initdata is not TOML", remedy=_REMEDY) from None
     algorithm = document.get("algorithm")
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
