@@ -94,6 +94,19 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     assert (final / "whole").exists()
 
 
+def test_two_builds_of_one_folder_do_not_disturb_each_other(tmp_path: Path) -> None:
+    final = tmp_path / "snp-amd64-prod-0.1"
+    (tmp_path / f"{final.name}.new").mkdir()  # of a build that was killed
+    with place.fresh(final) as scratch:
+        (scratch / "first").touch()
+        with pytest.raises(LocalFailure, match=f"{final} is being made by another build"), place.fresh(final):
+            raise AssertionError("the second one began")
+        assert (scratch / "first").exists()
+    assert [file.name for file in final.iterdir()] == ["first"]
+    with place.fresh(final) as scratch:
+        assert not list(scratch.iterdir())
+
+
 def test_nothing_but_an_image_is_replaced(tmp_path: Path) -> None:
     place.replaceable(tmp_path / "not" / "yet")
     place.replaceable(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,16 +17,38 @@ from peerpods.image.run import NO_ROOM, ROOM
 
 @contextmanager
 def fresh(final: Path) -> Iterator[Path]:
-    """An empty folder beside `final` that replaces it when all went well, and is removed when not."""
+    """An empty folder beside `final` that replaces it when all went well, and is removed when not.
+
+    It is locked meanwhile: one that is there without a lock was left by a process that was killed.
+
+    Raises:
+        LocalFailure: another process makes `final` now.
+    """
     scratch = final.with_name(final.name + ".new")
+    if scratch.is_dir():
+        os.close(_locked(scratch))
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
+    held = _locked(scratch)
     try:
         yield scratch
         shutil.rmtree(final, ignore_errors=True)
         scratch.rename(final)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        os.close(held)
+
+
+def _locked(scratch: Path) -> int:
+    """The folder opened and locked."""
+    held = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        name = scratch.with_suffix("")
+        raise LocalFailure(f"{name} is being made by another build", remedy="wait for its end") from None
+    return held
 
 
 def replaceable(out: Path) -> None:
