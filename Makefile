@@ -32,6 +32,8 @@ setup:
 
 # The local pod VM image below $(CACHE); with TEE, ARCH or PROFILE any image of the matrix, below build/images. KATA_AGENT,
 # KATA_AGENT_SHA256 and GUEST_COMPONENTS name a kata-agent release; LOCK is strict or anew; SIGNING_KEY is a PEM file.
+# TEE=se reads SE_STAGE3A, SE_STAGE3B, SE_HOST_KEYS, SE_CERTIFICATES, SE_CRLS, SE_ROOT, SE_KEYS, SE_SUITES and SE_DEBS of the
+# environment: docs/images.md.
 image: venv
 	@python -m peerpods.image build $(if $(TEE),--tee $(TEE)) $(if $(ARCH),--arch $(ARCH)) \
 	    $(if $(PROFILE),--profile $(PROFILE)) $(if $(LOCK),--lock $(LOCK)) \
