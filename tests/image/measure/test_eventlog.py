@@ -97,7 +97,7 @@ def test_what_is_told_only_is_not_extended_and_the_locality_begins_the_register(
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "is no whole event log"),
+        (b"", "is no whole event log: it ends too early"),
         (bytes(100), "does not begin with the event that names its algorithms"),
         (LOG[:-1], "the event at byte 6[0-9]+ reaches behind its end"),
         (LOG[:40], "its first event reaches behind its end"),

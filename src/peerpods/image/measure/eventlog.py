@@ -99,8 +99,9 @@ def parse(data: bytes, name: str = "the log") -> Log:
         sizes, at = _algorithms(data)
         return Log(tuple(_ALGORITHMS[one] for one in sizes), tuple(_events(data, at, sizes)))
     except (struct.error, ValueError) as error:
+        reason = "it ends too early" if isinstance(error, struct.error) else str(error)
         raise Refused(
-            f"{name} is no whole event log: {error}", remedy="give binary_bios_measurements or CCEL as the VM has it"
+            f"{name} is no whole event log: {reason}", remedy="give binary_bios_measurements or CCEL as the VM has it"
         ) from error
 
 
